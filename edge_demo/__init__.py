@@ -1,0 +1,18 @@
+"""Run an exported model on a device: NumPy, Pillow and LiteRT, nothing of TensorFlow.
+
+    from edge_demo import Classifier
+    Classifier("int8.tflite").classify("photo.jpg")   # [("rose", 0.98), ...]
+
+preprocess.py  PreprocessSpec and its NumPy/Pillow implementation (tfvit and convert use it too)
+images.py      files and bytes to upright RGB pictures
+metadata.py    labels, preprocessing and provenance inside a .tflite
+classifier.py  a .tflite in, labelled scores out
+cli.py         the `edge-demo` command
+errors.py      UserError: one line, exit code 2
+"""
+
+from edge_demo.classifier import Classifier
+from edge_demo.errors import UserError
+from edge_demo.preprocess import PreprocessSpec
+
+__all__ = ["Classifier", "PreprocessSpec", "UserError"]

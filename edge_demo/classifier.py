@@ -1,0 +1,93 @@
+"""A .tflite in, labelled scores out."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+from PIL import Image
+
+from edge_demo import images, metadata, preprocess
+from edge_demo.errors import UserError
+
+
+class Classifier:
+    """An exported model with its labels and preprocessing, ready to run.
+
+    path: a `.tflite` written by `tfvit convert`.
+    threads: CPU threads of the runtime; None lets it choose.
+    Raises UserError if the file is missing, damaged, or not written by `tfvit convert`.
+
+    Attributes: `labels`, `preprocess` (PreprocessSpec), `description` (scheme, provenance),
+    `milliseconds` (stage times of the last `classify`: decode, resize, inference).
+    """
+
+    def __init__(self, path: str | Path, threads: int | None = None) -> None:
+        info = metadata.read(path)
+        self.labels, self.preprocess, self.description = (
+            info.labels,
+            info.preprocess,
+            info.description,
+        )
+        self.milliseconds: dict[str, float] = {}
+        try:
+            self._interpreter = Interpreter(str(path), num_threads=threads)
+            self._interpreter.allocate_tensors()
+        except (ValueError, RuntimeError) as error:
+            raise UserError(f"{path}: damaged model ({str(error).splitlines()[0]})") from None
+        self._input = self._interpreter.get_input_details()[0]
+        self._output = self._interpreter.get_output_details()[0]
+        expected = (1, self.preprocess.height, self.preprocess.width, 3)
+        found = tuple(int(n) for n in self._input["shape"])
+        if found != expected:
+            raise UserError(
+                f"{path}: input is {found}, its preprocessing says {expected}; export it again"
+            )
+        if int(self._output["shape"][-1]) != len(self.labels):
+            raise UserError(
+                f"{path}: {int(self._output['shape'][-1])} outputs, {len(self.labels)} labels; "
+                "export it again"
+            )
+
+    def logits(self, pixels: np.ndarray) -> np.ndarray:
+        """Logits float32 [classes] of a resized picture: grey levels 0-255 [height, width, 3]."""
+        values = preprocess.normalise(pixels, self.preprocess)
+        self._interpreter.set_tensor(self._input["index"], values[np.newaxis])
+        self._interpreter.invoke()
+        return self._interpreter.get_tensor(self._output["index"])[0]
+
+    def scores(self, image: str | Path | Image.Image | np.ndarray) -> np.ndarray:
+        """Probabilities float32 [classes] of a file, a Pillow image or RGB uint8 [height, width, 3]."""
+        start = time.perf_counter()
+        if isinstance(image, (str, Path)):
+            image = images.read_rgb(image)
+        elif isinstance(image, np.ndarray):
+            image = Image.fromarray(image)
+        if image.mode != "RGB":
+            image = images.to_rgb(image)
+        decoded = time.perf_counter()
+        pixels = preprocess.to_pixels(image, self.preprocess)
+        resized = time.perf_counter()
+        logits = self.logits(pixels)
+        done = time.perf_counter()
+        self.milliseconds = {
+            "decode": 1e3 * (decoded - start),
+            "resize": 1e3 * (resized - decoded),
+            "inference": 1e3 * (done - resized),
+        }
+        exponentials = np.exp(logits - logits.max())
+        return exponentials / exponentials.sum()
+
+    def classify(
+        self, image: str | Path | Image.Image | np.ndarray, top: int = 5
+    ) -> list[tuple[str, float]]:
+        """The `top` most probable (label, score) of a picture, best first; scores sum to 1 over all.
+
+        image: a file, a Pillow image or RGB uint8 [height, width, 3] of any size.
+        Raises UserError if a file is not a readable image.
+        """
+        scores = self.scores(image)
+        best = np.argsort(-scores, kind="stable")[:top]
+        return [(self.labels[i], float(scores[i])) for i in best]

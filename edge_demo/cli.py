@@ -1,0 +1,98 @@
+"""The `edge-demo` command."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import click
+
+from edge_demo.errors import UserError
+
+EXAMPLES = """\b
+Examples:
+  edge-demo int8.tflite --source photo.jpg
+  edge-demo int8.tflite --source photos/ --json > results.jsonl
+  edge-demo int8.tflite --source 'photos/**/*.png' --top 1
+"""
+
+
+class OneLineErrors(click.Command):
+    """A click command whose UserErrors end as one line on stderr and exit code 2."""
+
+    def invoke(self, ctx: click.Context):
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            click.echo(f"error: {error}", err=True)
+            sys.exit(2)
+
+
+@click.command(cls=OneLineErrors, epilog=EXAMPLES, context_settings={"max_content_width": 100})
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--source", required=True, help="An image, a folder (searched in depth) or a glob.")
+@click.option("--top", default=5, show_default=True, type=click.IntRange(1), help="Labels to show.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per image and line.")
+@click.option("--threads", type=click.IntRange(1), help="CPU threads (default: the runtime's).")
+@click.option("--strict", is_flag=True, help="Stop at the first unreadable image.")
+@click.version_option(package_name="tfvit")
+def main(model: Path, source: str, top: int, as_json: bool, threads: int | None, strict: bool):
+    """Classify images with MODEL, a .tflite written by `tfvit convert`.
+
+    Prints the most probable labels with their scores and the time each image took.
+    Unreadable images are skipped and named at the end.
+    """
+    from edge_demo import images
+    from edge_demo.classifier import Classifier
+
+    files = images.find(source)
+    classifier = Classifier(model, threads)
+    width = max(len(label) for label in classifier.labels)
+    skipped, inference = [], []
+    for file in files:
+        try:
+            results = classifier.classify(file, top)
+        except UserError as error:
+            if strict or len(files) == 1:
+                raise
+            skipped.append(error)
+            continue
+        times = classifier.milliseconds
+        inference.append(times["inference"])
+        show = _json_line if as_json else _table
+        click.echo(show(file, results, times, width))
+    _summary(inference, skipped, len(files))
+
+
+def _json_line(file: Path, results: list[tuple[str, float]], times: dict, width: int) -> str:
+    return json.dumps(
+        {
+            "source": str(file),
+            "label": results[0][0],
+            "score": round(results[0][1], 6),
+            "top": [{"label": label, "score": round(score, 6)} for label, score in results],
+            "milliseconds": {stage: round(ms, 3) for stage, ms in times.items()},
+        },
+        ensure_ascii=False,
+    )
+
+
+def _table(file: Path, results: list[tuple[str, float]], times: dict, width: int) -> str:
+    lines = [f"{file}  ({sum(times.values()):.1f} ms, inference {times['inference']:.1f} ms)"]
+    for label, score in results:
+        lines.append(f"  {label:<{width}}  {100 * score:5.1f} %  {'█' * round(30 * score)}".rstrip())
+    return "\n".join(lines)
+
+
+def _summary(inference: list[float], skipped: list[UserError], count: int) -> None:
+    """Totals and skipped files, on stderr so that results can be piped."""
+    if count > 1 and inference:
+        median = sorted(inference)[len(inference) // 2]
+        click.echo(f"{len(inference)} images, median inference {median:.1f} ms", err=True)
+    if skipped:
+        click.echo(f"skipped {len(skipped)} of {count} files:", err=True)
+        for error in skipped:
+            click.echo(f"  {error}", err=True)
+    if not inference:
+        raise UserError("none of the files is a readable image")

@@ -1,0 +1,55 @@
+"""What a .tflite carries besides the graph: a zip appended to the file, as TFLite Metadata does it.
+
+`labels.txt` has one label per line in the order of the output; `tfvit.json` has the preprocessing
+and the provenance. Any zip tool lists and extracts them. Written by `convert.metadata`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import zipfile
+from pathlib import Path
+
+from edge_demo.errors import UserError
+from edge_demo.preprocess import PreprocessSpec
+
+LABELS_FILE = "labels.txt"
+DESCRIPTION_FILE = "tfvit.json"
+TFLITE_MAGIC = b"TFL3"  # at byte 4 of every .tflite
+
+
+@dataclasses.dataclass(frozen=True)
+class Metadata:
+    """labels: in output order. preprocess: the model's input. description: scheme and provenance."""
+
+    labels: tuple[str, ...]
+    preprocess: PreprocessSpec
+    description: dict
+
+
+def is_tflite(path: str | Path) -> bool:
+    """Whether a file starts like a .tflite."""
+    with open(path, "rb") as file:
+        return file.read(8)[4:] == TFLITE_MAGIC
+
+
+def read(path: str | Path) -> Metadata:
+    """The metadata inside a .tflite.
+
+    Raises UserError if the file is missing, is not a .tflite, or has no such metadata.
+    """
+    try:
+        if not is_tflite(path):
+            raise UserError(f"{path}: not a .tflite file")
+        with zipfile.ZipFile(path) as archive:
+            labels = archive.read(LABELS_FILE).decode().splitlines()
+            description = json.loads(archive.read(DESCRIPTION_FILE))
+        spec = PreprocessSpec.from_json(description.pop("preprocess"))
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}") from None
+    except (zipfile.BadZipFile, KeyError, json.JSONDecodeError, UnicodeDecodeError):
+        raise UserError(
+            f"{path}: no labels and preprocessing inside; export it with `tfvit convert`"
+        ) from None
+    return Metadata(tuple(labels), spec, description)

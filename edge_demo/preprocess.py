@@ -1,0 +1,100 @@
+"""PreprocessSpec: how a picture becomes a model's input, and its NumPy/Pillow implementation.
+
+The TensorFlow implementation of the same spec is `tfvit.preprocess`; one test holds them together.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from PIL import Image
+
+from edge_demo.errors import UserError
+
+RESIZE_MODES = ("squash", "crop")
+INTERPOLATIONS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+
+
+@dataclasses.dataclass(frozen=True)
+class PreprocessSpec:
+    """How an RGB picture of any size becomes the input of a model.
+
+    height, width: input size in pixels.
+    resize: "squash" resizes to height x width whatever the aspect ratio (Google's ViT, `resize`);
+        "crop" resizes so that a central crop of height x width covers `crop_fraction` of the
+        picture (DeiT, DINOv2: 224 of 256 is 0.875).
+    interpolation: "bilinear" or "bicubic", always antialiased.
+    mean, std: per channel, in grey levels 0-255: input = (pixel - mean) / std.
+
+    Raises UserError for a value outside these.
+    """
+
+    height: int
+    width: int
+    resize: str = "squash"
+    crop_fraction: float = 0.875
+    interpolation: str = "bilinear"
+    mean: tuple[float, float, float] = (127.5, 127.5, 127.5)
+    std: tuple[float, float, float] = (127.5, 127.5, 127.5)
+
+    def __post_init__(self) -> None:
+        for name in ("mean", "std"):
+            values = getattr(self, name)
+            if not isinstance(values, (list, tuple)) or len(values) != 3:
+                raise UserError(f"preprocessing: {name} must be three numbers, not {values!r}")
+            object.__setattr__(self, name, tuple(float(v) for v in values))
+        if self.height < 1 or self.width < 1:
+            raise UserError(f"preprocessing: size {self.height}x{self.width} is not positive")
+        if self.resize not in RESIZE_MODES:
+            raise UserError(
+                f"preprocessing: resize {self.resize!r} is not one of {', '.join(RESIZE_MODES)}"
+            )
+        if self.interpolation not in INTERPOLATIONS:
+            raise UserError(
+                f"preprocessing: interpolation {self.interpolation!r} is not one of "
+                f"{', '.join(INTERPOLATIONS)}"
+            )
+        if not 0 < self.crop_fraction <= 1:
+            raise UserError(f"preprocessing: crop_fraction {self.crop_fraction} is not in (0, 1]")
+        if min(self.std) <= 0:
+            raise UserError(f"preprocessing: std {self.std} is not positive")
+
+    def at(self, height: int, width: int) -> PreprocessSpec:
+        """The same preprocessing for another input size."""
+        return dataclasses.replace(self, height=height, width=width)
+
+    def to_json(self) -> dict:
+        """A dictionary of JSON types; `from_json` is its inverse."""
+        return {
+            k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()
+        }
+
+    @classmethod
+    def from_json(cls, values: dict) -> PreprocessSpec:
+        """A spec from `to_json`'s dictionary; UserError names a missing or unknown field."""
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise UserError(f"preprocessing: {error}") from None
+
+    def source_box(self, height: int, width: int) -> tuple[float, float, float, float]:
+        """The part of a height x width picture that is resized to the input: left, top, right, bottom."""
+        if self.resize == "squash":
+            return 0.0, 0.0, float(width), float(height)
+        scale = self.crop_fraction * min(height / self.height, width / self.width)
+        box_h, box_w = self.height * scale, self.width * scale
+        left, top = (width - box_w) / 2, (height - box_h) / 2
+        return left, top, left + box_w, top + box_h
+
+
+def to_pixels(image: Image.Image, spec: PreprocessSpec) -> np.ndarray:
+    """An RGB Pillow image resized as `spec` says: uint8 [height, width, 3]."""
+    box = spec.source_box(image.height, image.width)
+    size = (spec.width, spec.height)
+    return np.asarray(image.resize(size, INTERPOLATIONS[spec.interpolation], box=box))
+
+
+def normalise(pixels: np.ndarray, spec: PreprocessSpec) -> np.ndarray:
+    """Grey levels 0-255 [..., 3] to the float32 input of a model: (pixels - mean) / std."""
+    return (pixels.astype(np.float32) - np.float32(spec.mean)) / np.float32(spec.std)

@@ -1,0 +1,42 @@
+"""Packaging. The base install is what a device needs; everything of TensorFlow is an extra."""
+
+from pathlib import Path
+
+from setuptools import setup
+
+TENSORFLOW = "tensorflow>=2.20,<2.22"
+CONVERT = ["ai-edge-quantizer>=0.10,<0.11", "matplotlib>=3.8"]
+TRAIN = [
+    TENSORFLOW,
+    "tf-keras>=2.20,<2.22",
+    "tensorflow-model-optimization>=0.8.1",
+    "tensorflow-datasets>=4.9.8",
+    "tensorboard>=2.19",
+    "safetensors>=0.5",
+    "tqdm>=4.66",
+    "scikit-learn>=1.5",
+    "matplotlib>=3.8",
+]
+
+setup(
+    name="tfvit",
+    version="0.1.0",
+    description="From a folder of photos to a Vision Transformer that runs fast and right on a device",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10,<3.14",
+    packages=["tfvit", "tfvit.data", "tfvit.evaluate", "convert", "edge_demo"],
+    install_requires=["numpy>=1.26", "pillow>=10.1", "click>=8.1", "ai-edge-litert>=2.1"],
+    extras_require={
+        "train": TRAIN,
+        "convert": TRAIN + CONVERT,
+        "gpu": ["tensorflow[and-cuda]>=2.20,<2.22"],
+        "tpu": ["tensorflow-tpu>=2.20,<2.22"],
+        "camera": ["av>=14"],
+        "test": ["pytest>=8", "ruff>=0.12", "scipy>=1.13", "scikit-learn>=1.5"],
+    },
+    entry_points={
+        "console_scripts": ["tfvit = tfvit.cli:main", "edge-demo = edge_demo.cli:main"],
+    },
+)

@@ -1,0 +1,34 @@
+"""Define, train, evaluate and look inside Vision Transformers with TensorFlow.
+
+    import tfvit
+    model = tfvit.create_model("vit-ti/16", num_classes=10, image_size=224)
+    tfvit.save(model, "checkpoint")
+    model = tfvit.load("checkpoint")          # model.architecture, model.preprocess, model.labels
+
+architecture.py  the dataclass and the table of named variants
+layers.py vit.py the model
+posemb.py        position embeddings at another resolution
+checkpoint.py    the checkpoint folder
+preprocess.py    PreprocessSpec as TensorFlow ops
+data/            image folders, TFDS, digits; augmentation; the input pipeline
+train.py         the training loop, with optimizer.py, strategies.py, runs.py
+evaluate/        accuracy of a checkpoint or a .tflite
+cli.py           the `tfvit` command
+
+Nothing of TensorFlow is imported before it is used.
+"""
+
+import importlib
+
+from edge_demo.errors import UserError
+from edge_demo.preprocess import PreprocessSpec
+
+__all__ = ["PreprocessSpec", "UserError", "create_model", "load", "save"]
+
+_HOME = {"create_model": "tfvit.vit", "load": "tfvit.checkpoint", "save": "tfvit.checkpoint"}
+
+
+def __getattr__(name: str):
+    if name not in _HOME:
+        raise AttributeError(f"module 'tfvit' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)

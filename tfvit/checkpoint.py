@@ -1,0 +1,156 @@
+"""The checkpoint folder: `config.json` and `weights.safetensors`, nothing that can run code.
+
+config.json holds the architecture, the preprocessing, the labels, the provenance (recipe, data,
+metrics, versions) and the SHA-256 of the weights.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+from pathlib import Path
+
+import numpy as np
+
+from edge_demo.errors import UserError
+from edge_demo.preprocess import PreprocessSpec
+from tfvit.architecture import Architecture
+from tfvit.files import atomic_folder, recover
+
+CONFIG, WEIGHTS, OPTIMIZER = "config.json", "weights.safetensors", "optimizer.safetensors"
+FORMAT = 1
+VERSIONED = ("tfvit", "tensorflow", "tf-keras", "numpy")
+
+
+def save(model, folder: str | Path, optimizer: dict[str, np.ndarray] | None = None) -> None:
+    """Writes a model's checkpoint folder, replacing a complete one only by a complete one.
+
+    model: a `VisionTransformer`; its `provenance` is stored with the versions of the libraries.
+    optimizer: the state that resuming needs beside the weights, by name.
+    Raises UserError if the disk refuses; what was there before is then untouched.
+    """
+    from safetensors.numpy import save as serialise
+
+    from tfvit.vit import named_weights
+
+    weights = serialise({name: w.numpy() for name, w in named_weights(model).items()})
+    config = {
+        "format": FORMAT,
+        "architecture": model.architecture.to_json(),
+        "preprocess": model.preprocess.to_json(),
+        "labels": list(model.labels),
+        "provenance": {**model.provenance, "versions": _versions()},
+        "weights_sha256": hashlib.sha256(weights).hexdigest(),
+    }
+    with atomic_folder(Path(folder)) as temporary:
+        (temporary / WEIGHTS).write_bytes(weights)
+        if optimizer is not None:
+            (temporary / OPTIMIZER).write_bytes(serialise(optimizer))
+        (temporary / CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False), "utf-8")
+
+
+def read_config(folder: str | Path) -> dict:
+    """config.json as it lies, checked for its fields; `architecture` and `preprocess` decoded.
+
+    Raises UserError if the folder or the file is missing, damaged or of a newer format.
+    """
+    folder = Path(folder)
+    recover(folder)
+    if not folder.is_dir():
+        reason = "not a checkpoint folder" if folder.exists() else "no such checkpoint folder"
+        raise UserError(f"{folder}: {reason}")
+    path = folder / CONFIG
+    try:
+        config = json.loads(path.read_text("utf-8"))
+        if config["format"] > FORMAT:
+            raise UserError(f"{path}: written by a newer tfvit (format {config['format']})")
+        config["architecture"] = Architecture.from_json(config["architecture"])
+        config["preprocess"] = PreprocessSpec.from_json(config["preprocess"])
+        config["labels"] = tuple(config["labels"])
+        if len(config["labels"]) != config["architecture"].num_classes:
+            raise UserError(f"{path}: {len(config['labels'])} labels for other classes")
+        config["provenance"], config["weights_sha256"]  # noqa: B018 - must be there
+    except FileNotFoundError:
+        raise UserError(f"{folder}: no {CONFIG} inside, not a checkpoint folder") from None
+    except KeyError as error:
+        raise UserError(f"{path}: damaged, {error} is missing") from None
+    except (json.JSONDecodeError, UnicodeDecodeError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: damaged ({error})") from None
+    return config
+
+
+def read_weights(folder: str | Path, config: dict) -> dict[str, np.ndarray]:
+    """The weights by name, checked against the hash in `config`.
+
+    Raises UserError if the file is missing or damaged.
+    """
+    path = Path(folder) / WEIGHTS
+    tensors = read_tensors(path, config["weights_sha256"])
+    bad = [name for name, value in tensors.items() if value.dtype != np.float32]
+    if bad:
+        raise UserError(f"{path}: {bad[0]} is {tensors[bad[0]].dtype}, not float32")
+    return tensors
+
+
+def read_tensors(path: Path, sha256: str | None = None) -> dict[str, np.ndarray]:
+    """A safetensors file, checked against a hash where one is given; UserError if it is no good."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load as parse
+
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}") from None
+    if sha256 and hashlib.sha256(data).hexdigest() != sha256:
+        raise UserError(f"{path}: damaged, its content does not match the hash in {CONFIG}")
+    try:
+        return parse(data)
+    except SafetensorError as error:
+        raise UserError(f"{path}: damaged ({error})") from None
+
+
+def load(folder: str | Path, dtype: str = "float32"):
+    """The model of a checkpoint folder: a `VisionTransformer` with its labels and preprocessing.
+
+    dtype: "float32", or "mixed_bfloat16" to compute in bfloat16.
+    Raises UserError if anything is missing, damaged or does not fit together.
+    """
+    from tfvit import vit
+
+    config = read_config(folder)
+    weights = read_weights(folder, config)
+    model = vit.build(
+        config["architecture"],
+        dtype=dtype,
+        labels=config["labels"],
+        preprocess=config["preprocess"],
+        provenance=config["provenance"],
+    )
+    assign(model, weights, str(folder))
+    return model
+
+
+def assign(model, weights: dict[str, np.ndarray], where: str) -> None:
+    """Gives a model all its weights; UserError names the first that is missing or does not fit."""
+    from tfvit.vit import named_weights
+
+    for name, variable in named_weights(model).items():
+        if name not in weights:
+            raise UserError(f"{where}: weight {name} is missing")
+        if weights[name].shape != tuple(variable.shape):
+            raise UserError(
+                f"{where}: weight {name} is {weights[name].shape}, "
+                f"the model's is {tuple(variable.shape)}"
+            )
+        variable.assign(weights[name])
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in VERSIONED:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

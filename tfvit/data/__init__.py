@@ -1,0 +1,13 @@
+"""Labelled images: `open_source` turns what `--data` says into splits, `pipeline` into batches.
+
+source.py        Source and Split, and the choice by name
+folder.py        an image folder
+digits.py        scikit-learn's digits, 1,797 real images inside a package
+tfds_source.py   a TensorFlow Datasets set
+augment.py       Inception crop and flip
+pipeline.py      batches of pixels, labels and masks; deterministic, resumable at any step
+"""
+
+from tfvit.data.source import DataOptions, Source, Split, open_source
+
+__all__ = ["DataOptions", "Source", "Split", "open_source"]

@@ -1,0 +1,139 @@
+"""Source and Split: where labelled images come from, whatever `--data` says."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from edge_demo.errors import UserError
+
+# An example: index int64 (its number in the stream), name, data (encoded image) and label int64.
+Stream = tf.data.Dataset
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """One part of a labelled data set.
+
+    name: "train", "test", "train[:90%]".
+    size: number of examples.
+    counts: examples per class, in the order of the source's labels; None where it is not known.
+    in_order: () -> one pass over the examples as they lie.
+    shuffled: (seed, start) -> an endless stream, each pass in an order of its own, from example
+        number `start` on: the order is a function of the seed alone.
+    """
+
+    name: str
+    size: int
+    counts: tuple[int, ...] | None
+    in_order: Callable[[], Stream]
+    shuffled: Callable[[int, int], Stream]
+
+
+@dataclasses.dataclass(frozen=True)
+class DataOptions:
+    """Which data a command uses: the options every command shares.
+
+    data: a folder, "tfds:NAME[:CONFIG]" or "digits".
+    holdout: part of a folder without train/ and test/ that is held out, 0-1.
+    train_split, eval_split: names of folders or TFDS split expressions; None chooses.
+    """
+
+    data: str
+    holdout: float | None = None
+    train_split: str | None = None
+    eval_split: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A labelled data set: its class names and the two splits that the options chose."""
+
+    name: str
+    labels: tuple[str, ...]
+    train: Split | None
+    eval: Split
+
+
+TRAIN_NAMES = ("train",)
+VALIDATION_NAMES = ("val", "validation", "valid")
+TEST_NAMES = ("test",)
+
+
+def open_source(options: DataOptions, *, prefer: str = "test") -> Source:
+    """The data set that `options` names, with its training and held-out split.
+
+    prefer: which held-out split to take where there are both: "test", or "val" while training.
+    Raises UserError if it does not exist, has an empty class, or a split is missing.
+    """
+    from tfvit.data import digits, folder, tfds_source  # each is also a user of this module
+
+    first, second = (VALIDATION_NAMES, TEST_NAMES) if prefer == "val" else (TEST_NAMES, ())
+    names = (*first, *second, *VALIDATION_NAMES)
+    if options.data.startswith("tfds:"):
+        return tfds_source.open_tfds(options, names)
+    if options.data == "digits" and not Path("digits").is_dir():
+        return digits.open_digits(options)
+    return folder.open_folder(options, names)
+
+
+def choose(
+    available: Sequence[str], asked: str | None, names: Sequence[str], where: str
+) -> str | None:
+    """The split asked for, or the first of `names` there is; None if there is none of them."""
+    if asked is None:
+        return next((name for name in names if name in available), None)
+    if asked not in available:
+        raise UserError(f"{where}: no split {asked!r}; there are {', '.join(available) or 'none'}")
+    return asked
+
+
+def held_out(data: bytes, fraction: float) -> bool:
+    """Whether a file with this content belongs to the held-out part: stable, whatever else there is.
+
+    Copies of a picture fall on the same side.
+    """
+    digest = hashlib.blake2b(data, digest_size=8).digest()
+    return int.from_bytes(digest, "big") < fraction * 2**64
+
+
+def indexed_split(
+    name: str,
+    names: Sequence[str],
+    labels: Sequence[int],
+    num_classes: int,
+    read: Callable[[tf.Tensor], tf.Tensor],
+) -> Split:
+    """A split whose examples can be read in any order.
+
+    names, labels: one per example; read: index int64 -> encoded image, as TensorFlow ops.
+    """
+    size = len(names)
+    all_names, all_labels = tf.constant(list(names)), tf.constant(np.asarray(labels, np.int64))
+
+    def example(index: tf.Tensor, at: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {
+            "index": index,
+            "name": tf.gather(all_names, at),
+            "data": read(at),
+            "label": tf.gather(all_labels, at),
+        }
+
+    def in_order() -> Stream:
+        return tf.data.Dataset.range(size).map(lambda i: example(i, i))
+
+    def shuffled(seed: int, start: int) -> Stream:
+        def at(i: tf.Tensor) -> dict[str, tf.Tensor]:
+            key = tf.stack([tf.constant(seed, tf.int64), i // size])  # an order for each epoch
+            place = tf.random.experimental.index_shuffle(i % size, key, size - 1)
+            return example(i, place)
+
+        return tf.data.Dataset.range(start, np.iinfo(np.int64).max).map(at)
+
+    counts = tuple(int(n) for n in np.bincount(labels, minlength=num_classes))
+    return Split(name, size, counts, in_order, shuffled)

@@ -1,0 +1,105 @@
+"""A TensorFlow Datasets set as a Source: `tfds:NAME[:CONFIG]`, split expressions included."""
+
+from __future__ import annotations
+
+import difflib
+
+import numpy as np
+import tensorflow as tf
+
+from edge_demo.errors import UserError
+from tfvit.data.source import TRAIN_NAMES, DataOptions, Source, Split, Stream, choose
+
+SHUFFLE_BUFFER = 16_384  # encoded examples
+
+
+def open_tfds(options: DataOptions, eval_names: tuple[str, ...]) -> Source:
+    """The Source of a TFDS set, downloaded and prepared by TFDS on first use.
+
+    Raises UserError if the name or a split does not exist, the set has no single image and label, or
+    it cannot be downloaded.
+    """
+    import tensorflow_datasets as tfds
+
+    if options.holdout is not None:
+        raise UserError("--split is for image folders; for TFDS use --train-split 'train[:90%]'")
+    builder = _builder(tfds, options.data)
+    try:
+        builder.download_and_prepare()
+    except Exception as error:  # whatever the download met: the network, a disk, a manual step
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"{options.data}: cannot be downloaded or prepared ({reason})") from None
+    info = builder.info
+    keys = info.supervised_keys or ()
+    if len(keys) != 2 or not isinstance(
+        info.features[keys[1]], tfds.features.ClassLabel
+    ):
+        raise UserError(f"{options.data}: not a set of images with one label each")
+    image, label = keys
+    if not isinstance(info.features[image], tfds.features.Image):
+        raise UserError(f"{options.data}: its input {image!r} is not an image")
+
+    def split(asked: str | None, names: tuple[str, ...]) -> Split | None:
+        chosen = asked or choose(list(info.splits), None, names, options.data)
+        return _split(tfds, builder, options.data, chosen, image, label) if chosen else None
+
+    held = split(options.eval_split, eval_names)
+    if held is None:
+        raise UserError(
+            f"{options.data}: nothing held out (splits: {', '.join(info.splits)}); for example "
+            "--train-split 'train[:90%]' --eval-split 'train[90%:]'"
+        )
+    labels = tuple(info.features[label].names)
+    return Source(options.data, labels, split(options.train_split, TRAIN_NAMES), held)
+
+
+def _builder(tfds, data: str):
+    name, _, config = data.removeprefix("tfds:").partition(":")
+    try:
+        return tfds.builder(f"{name}/{config}" if config else name)
+    except tfds.core.registered.DatasetNotFoundError:
+        close = difflib.get_close_matches(name, tfds.list_builders(), n=1)
+        hint = f"did you mean tfds:{close[0]}?" if close else "tfds.list_builders() lists them"
+        raise UserError(f"{data}: no such TFDS set; {hint}") from None
+    except Exception as error:  # an unknown config, an invalid name, a missing import of the set
+        raise UserError(f"{data}: {' '.join(str(error).split())[:300]}") from None
+
+
+def _split(tfds, builder, data: str, name: str, image: str, label: str) -> Split:
+    try:
+        size = builder.info.splits[name].num_examples
+    except Exception as error:  # TFDS has several for an invalid expression
+        known = ", ".join(builder.info.splits)
+        raise UserError(f"{data}: no split {name!r} ({error}); there are {known}") from None
+    if not size:
+        raise UserError(f"{data}: split {name!r} is empty")
+
+    def example(index: tf.Tensor, values: dict) -> dict[str, tf.Tensor]:
+        return {
+            "index": index,
+            "name": tf.strings.join([f"{data}/{name}", tf.strings.as_string(index % size)], "#"),
+            "data": values[image],
+            "label": tf.cast(values[label], tf.int64),
+        }
+
+    def stored() -> Stream:
+        return builder.as_dataset(
+            split=name, shuffle_files=False, decoders={image: tfds.decode.SkipDecoding()}
+        )
+
+    def in_order() -> Stream:
+        return stored().enumerate().map(example)
+
+    def shuffled(seed: int, start: int) -> Stream:
+        first = start // size
+
+        def one_pass(number: tf.Tensor) -> Stream:
+            key = tf.random.experimental.stateless_fold_in(
+                tf.constant([seed, 0], tf.int64), number
+            )
+            return stored().shuffle(min(size, SHUFFLE_BUFFER), key[0], False)
+
+        stream = tf.data.Dataset.range(first, np.iinfo(np.int64).max).flat_map(one_pass)
+        return stream.enumerate(first * size).skip(start - first * size).map(example)
+
+    return Split(name, size, None, in_order, shuffled)

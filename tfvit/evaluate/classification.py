@@ -1,0 +1,171 @@
+"""Predictions of a checkpoint or a .tflite on a split, and what they score."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from edge_demo import images
+from edge_demo.classifier import Classifier
+from edge_demo.errors import UserError
+from edge_demo.preprocess import to_pixels
+from tfvit.data import Source, Split, pipeline
+from tfvit.data.pipeline import Unreadable
+from tfvit.preprocess import normalise
+from tfvit.progress import progress
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictions:
+    """logits: float32 [n, classes]; labels: int64 [n]; unreadable: files left out."""
+
+    logits: np.ndarray
+    labels: np.ndarray
+    unreadable: Unreadable
+
+
+@dataclasses.dataclass(frozen=True)
+class Scores:
+    """What predictions score; accuracies and losses are over all images, in 0-1 and nats.
+
+    top5 is None with five classes or fewer. confusion: [true, predicted] counts.
+    per_class: label -> images, recall (its images that were recognised) and precision (predictions of
+    it that are right; None where there are none).
+    """
+
+    images: int
+    top1: float
+    top5: float | None
+    loss: float
+    per_class: dict[str, dict]
+    confusion: list[list[int]]
+
+    def to_json(self) -> dict:
+        """A dictionary of JSON types."""
+        return dataclasses.asdict(self)
+
+    def headline(self) -> dict[str, float]:
+        """Loss, top-1 and, where there are more than five classes, top-5."""
+        found = {"loss": self.loss, "top1": self.top1}
+        return found if self.top5 is None else {**found, "top5": self.top5}
+
+
+def forward_function(model, strategy: tf.distribute.Strategy | None = None) -> Callable:
+    """A compiled function from a batch of `pipeline.eval_batches` to (logits, label, mask), NumPy.
+
+    To be called many times, with batches distributed by `strategy`.
+    """
+    strategy = strategy or tf.distribute.get_strategy()
+
+    def replica(batch: dict[str, tf.Tensor]) -> tuple[tf.Tensor, ...]:
+        logits = model(normalise(batch["pixels"], model.preprocess), training=False)
+        return logits, batch["label"], batch["mask"]
+
+    compiled = tf.function(lambda batch: strategy.run(replica, args=(batch,)))
+
+    def forward(batch: dict[str, tf.Tensor]) -> list[np.ndarray]:
+        parts = [strategy.experimental_local_results(x) for x in compiled(batch)]
+        return [np.concatenate([x.numpy() for x in part]) for part in parts]
+
+    return forward
+
+
+def predict(
+    model,
+    split: Split,
+    batch_size: int = 64,
+    *,
+    forward: Callable | None = None,
+    strategy: tf.distribute.Strategy | None = None,
+    label: str = "evaluating",
+) -> Predictions:
+    """Logits of a tf_keras model over a split, preprocessed as on the device, last batch included.
+
+    forward: `forward_function(model, strategy)` of an earlier call, to compile only once.
+    Raises UserError if no image can be read.
+    """
+    strategy = strategy or tf.distribute.get_strategy()
+    forward = forward or forward_function(model, strategy)
+    unreadable: Unreadable = {}
+    batches = pipeline.eval_batches(split, model.preprocess, batch_size, unreadable=unreadable)
+    found, labels = [], []
+    with progress(split.size, label, "img") as bar:
+        for batch in strategy.experimental_distribute_dataset(batches):
+            logits, truth, mask = forward(batch)
+            found.append(logits[mask > 0])
+            labels.append(truth[mask > 0])
+            bar.update(len(labels[-1]))
+    return _checked(np.concatenate(found), np.concatenate(labels), unreadable, split)
+
+
+def predict_tflite(
+    path: str | Path, source: Source, *, threads: int | None = None, label: str = "evaluating"
+) -> Predictions:
+    """Logits of an exported file over the held-out split, by the device's own code."""
+    classifier = Classifier(path, threads)
+    unreadable: Unreadable = {}
+    found, labels = [], []
+    with progress(source.eval.size, label, "img") as bar:
+        for example in source.eval.in_order().as_numpy_iterator():
+            name = example["name"].decode()
+            bar.update(1)
+            try:
+                image = images.decode(example["data"], name)
+            except UserError as error:
+                unreadable[name] = str(error)
+                continue
+            found.append(classifier.logits(to_pixels(image, classifier.preprocess)))
+            labels.append(example["label"])
+    logits = np.array(found, np.float32).reshape(len(found), len(classifier.labels))
+    return _checked(logits, np.array(labels, np.int64), unreadable, source.eval)
+
+
+def _checked(
+    logits: np.ndarray, labels: np.ndarray, unreadable: Unreadable, split: Split
+) -> Predictions:
+    if not len(labels):
+        first = next(iter(unreadable.values()), "it is empty")
+        raise UserError(f"split {split.name!r}: no readable image ({first})")
+    return Predictions(logits, labels, unreadable)
+
+
+def match_labels(model_labels: tuple[str, ...], source: Source) -> np.ndarray:
+    """The model's class number of each of the source's classes; UserError if the model lacks one."""
+    for label in source.labels:
+        if label not in model_labels:
+            raise UserError(
+                f"{source.name}: the model does not know the class {label!r}; "
+                f"it knows {', '.join(model_labels[:10])}{', ...' if len(model_labels) > 10 else ''}"
+            )
+    return np.array([model_labels.index(label) for label in source.labels])
+
+
+def score(predictions: Predictions, labels: tuple[str, ...]) -> Scores:
+    """Scores of predictions whose labels count in `labels`, the model's classes."""
+    logits, truth = predictions.logits.astype(np.float64), predictions.labels
+    count, classes = logits.shape
+    order = np.argsort(-logits, axis=1, kind="stable")
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    log_probabilities = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    confusion = np.zeros((classes, classes), np.int64)
+    np.add.at(confusion, (truth, order[:, 0]), 1)
+    per_class = {}
+    for i, label in enumerate(labels):
+        right, of_class, predicted = confusion[i, i], confusion[i].sum(), confusion[:, i].sum()
+        per_class[label] = {
+            "images": int(of_class),
+            "recall": float(right / of_class) if of_class else None,
+            "precision": float(right / predicted) if predicted else None,
+        }
+    return Scores(
+        images=count,
+        top1=float((order[:, 0] == truth).mean()),
+        top5=float((order[:, :5] == truth[:, None]).any(axis=1).mean()) if classes > 5 else None,
+        loss=float(-log_probabilities[np.arange(count), truth].mean()),
+        per_class=per_class,
+        confusion=confusion.tolist(),
+    )

@@ -1,0 +1,77 @@
+"""Files and folders that are either complete under their final name or not there at all."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from edge_demo.errors import UserError
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Yields a temporary name to write to; renamed to `path` at the end, removed if anything fails.
+
+    Raises UserError, naming `path`, when the disk refuses.
+    """
+    temporary = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        raise _not_written(path, error) from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yields a temporary folder to fill; renamed to `path` at the end, replacing what was there.
+
+    Nothing is lost at any moment: what was there is intact until the new folder is complete; should
+    the process be killed between the two renames, `recover` puts the old one back.
+    Raises UserError, naming `path`, when the disk refuses.
+    """
+    temporary, old = path.with_name(f".{path.name}.partial"), _old(path)
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        yield temporary
+        recover(path)
+        if path.exists():
+            os.replace(path, old)
+        os.replace(temporary, path)
+        shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        raise _not_written(path, error) from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def recover(path: Path) -> None:
+    """Puts a folder back that a killed `atomic_folder` had moved aside."""
+    old = _old(path)
+    if old.exists():
+        if path.exists():
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            os.replace(old, path)
+
+
+def write_json(path: Path, value: dict | list) -> None:
+    """A JSON file, indented, written atomically."""
+    with atomic_file(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", "utf-8")
+
+
+def _old(path: Path) -> Path:
+    return path.with_name(f".{path.name}.old")
+
+
+def _not_written(path: Path, error: OSError) -> UserError:
+    return UserError(f"{path}: not written ({error.strerror or error}); nothing else was changed")

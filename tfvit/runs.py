@@ -1,0 +1,74 @@
+"""A run's folder: its settings, metrics, curves, and the best and last checkpoints.
+
+    run.json        model, data and recipe: what `--resume` goes by
+    metrics.jsonl   one line per evaluation and per logged stretch of training
+    curves.png      the same as a picture; tensorboard/ the same for TensorBoard
+    best/ last/     checkpoint folders; last/ also holds the optimizer's state
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from edge_demo.errors import UserError
+from tfvit.files import atomic_file
+
+RUN, METRICS, CURVES, TENSORBOARD = "run.json", "metrics.jsonl", "curves.png", "tensorboard"
+BEST, LAST = "best", "last"
+
+
+class MetricsLog:
+    """metrics.jsonl, mirrored to TensorBoard, without the rows after the step that a run resumes at."""
+
+    def __init__(self, folder: Path, step: int) -> None:
+        import tensorflow as tf
+
+        self.path = folder / METRICS
+        self.rows = [row for row in read_metrics(folder) if row["step"] <= step]
+        with atomic_file(self.path) as temporary:
+            temporary.write_text("".join(_line(row) for row in self.rows), "utf-8")
+        self._writer = tf.summary.create_file_writer(str(folder / TENSORBOARD))
+
+    def add(self, row: dict) -> None:
+        """Appends a row: {"step": ..., "phase": "train" or "eval", then numbers}."""
+        import tensorflow as tf
+
+        self.rows.append(row)
+        try:
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write(_line(row))
+        except OSError as error:
+            raise UserError(f"{self.path}: not written ({error.strerror})") from None
+        with self._writer.as_default(step=row["step"]):
+            for name, value in row.items():
+                if name not in ("step", "phase") and value is not None:
+                    tf.summary.scalar(f"{row['phase']}/{name}", value)
+        self._writer.flush()
+
+
+def read_metrics(folder: Path) -> list[dict]:
+    """The rows of metrics.jsonl, but for a last line that a killed process left unfinished."""
+    rows = []
+    path = folder / METRICS
+    for line in path.read_text("utf-8").splitlines() if path.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+def read_settings(folder: Path) -> dict | None:
+    """run.json, or None if there is no run in the folder; UserError if it is damaged."""
+    path = folder / RUN
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: damaged ({error})") from None
+
+
+def _line(row: dict) -> str:
+    return json.dumps(row) + "\n"
