@@ -34,6 +34,20 @@ def quantized_dense(arch: Architecture) -> list[str]:
     return ["embedding", *(f"block_{i}/{part}" for i in range(arch.depth) for part in parts)]
 
 
+def sites(arch: Architecture) -> list[str]:
+    """Names of all quantization sites: kernels, inputs and outputs of the quantized dense layers."""
+    names = []
+    for dense in quantized_dense(arch):
+        names += [f"{dense}/kernel", input_site(dense), f"{dense}/output"]
+    return list(dict.fromkeys(names))
+
+
+def input_site(dense: str) -> str:
+    """The site of a dense layer's input; query, key and value share theirs."""
+    block, _, part = dense.rpartition("/")
+    return f"{block}/input" if part in ("query", "key", "value") else f"{dense}/input"
+
+
 def at_resolution(
     weights: Weights, arch: Architecture, image_size: tuple[int, int]
 ) -> tuple[Weights, Architecture]:
@@ -103,8 +117,7 @@ def forward(
     """Logits [batch, classes] of grey levels [batch, height, width, 3], the batch static.
 
     w: folded weights, as arrays or variables.
-    quantize: called at every site: "LAYER/kernel", "LAYER/input" and "LAYER/output" of each layer of
-        `quantized_dense`, query, key and value sharing "block_I/attention/input".
+    quantize: called at every site of `sites`, with the tensor that the device will hold there.
     """
     batch, (rows, columns), patch = pixels.shape[0], arch.grid, arch.patch_size
     heads, head_dim, width = arch.heads, arch.head_dim, arch.width

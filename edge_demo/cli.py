@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -18,18 +19,24 @@ Examples:
 """
 
 
-class OneLineErrors(click.Command):
-    """A click command whose UserErrors end as one line on stderr and exit code 2."""
+class OneLineErrors:
+    """Mixed into a click command: errors that a user can put right end as one line on stderr."""
 
     def invoke(self, ctx: click.Context):
         try:
             return super().invoke(ctx)
         except UserError as error:
             click.echo(f"error: {error}", err=True)
-            sys.exit(2)
+            sys.exit(error.exit_code)
+        except BrokenPipeError:  # whoever read the output has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-@click.command(cls=OneLineErrors, epilog=EXAMPLES, context_settings={"max_content_width": 100})
+class Command(OneLineErrors, click.Command):
+    """A single command with `OneLineErrors`."""
+
+
+@click.command(cls=Command, epilog=EXAMPLES, context_settings={"max_content_width": 100})
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--source", required=True, help="An image, a folder (searched in depth) or a glob.")
 @click.option("--top", default=5, show_default=True, type=click.IntRange(1), help="Labels to show.")
@@ -81,7 +88,9 @@ def _json_line(file: Path, results: list[tuple[str, float]], times: dict, width:
 def _table(file: Path, results: list[tuple[str, float]], times: dict, width: int) -> str:
     lines = [f"{file}  ({sum(times.values()):.1f} ms, inference {times['inference']:.1f} ms)"]
     for label, score in results:
-        lines.append(f"  {label:<{width}}  {100 * score:5.1f} %  {'█' * round(30 * score)}".rstrip())
+        lines.append(
+            f"  {label:<{width}}  {100 * score:5.1f} %  {'█' * round(30 * score)}".rstrip()
+        )
     return "\n".join(lines)
 
 

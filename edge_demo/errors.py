@@ -1,5 +1,13 @@
-"""The one exception that the command lines turn into one line and exit code 2."""
+"""The exceptions that the command lines turn into one line and an exit code."""
 
 
 class UserError(ValueError):
     """Something the user can put right; the message says what is wrong, where, and what to do."""
+
+    exit_code = 2
+
+
+class GateError(UserError):
+    """An exported file that does not do what it must; nothing is left under its final name."""
+
+    exit_code = 3

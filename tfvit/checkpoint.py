@@ -50,6 +50,13 @@ def save(model, folder: str | Path, optimizer: dict[str, np.ndarray] | None = No
         (temporary / CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False), "utf-8")
 
 
+def find(path: str | Path) -> Path:
+    """The checkpoint folder that a path means: itself, or the best one of a run folder."""
+    path = Path(path)
+    best = path / "best"
+    return best if not (path / CONFIG).exists() and best.is_dir() else path
+
+
 def read_config(folder: str | Path) -> dict:
     """config.json as it lies, checked for its fields; `architecture` and `preprocess` decoded.
 
@@ -70,7 +77,7 @@ def read_config(folder: str | Path) -> dict:
         config["labels"] = tuple(config["labels"])
         if len(config["labels"]) != config["architecture"].num_classes:
             raise UserError(f"{path}: {len(config['labels'])} labels for other classes")
-        config["provenance"], config["weights_sha256"]  # noqa: B018 - must be there
+        config["provenance"], config["weights_sha256"]
     except FileNotFoundError:
         raise UserError(f"{folder}: no {CONFIG} inside, not a checkpoint folder") from None
     except KeyError as error:

@@ -53,6 +53,25 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def staged_files(folder: Path) -> Iterator[Path]:
+    """Yields a temporary folder beside the final one; what was written there is moved in at the end.
+
+    If anything fails, `folder` is as it was. Raises UserError, naming it, when the disk refuses.
+    """
+    staging = folder / ".partial"
+    try:
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir(parents=True)
+        yield staging
+        for path in sorted(staging.iterdir()):
+            os.replace(path, folder / path.name)
+    except OSError as error:
+        raise _not_written(folder, error) from None
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
 def recover(path: Path) -> None:
     """Puts a folder back that a killed `atomic_folder` had moved aside."""
     old = _old(path)

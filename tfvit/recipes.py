@@ -29,8 +29,6 @@ class Recipe:
     weight_decay: float
     clip_norm: float | None
     label_smoothing: float
-    dropout: float
-    stochastic_depth: float
     augmentation: Augmentation
     dtype: str
     seed: int

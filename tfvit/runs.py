@@ -1,9 +1,9 @@
 """A run's folder: its settings, metrics, curves, and the best and last checkpoints.
 
-    run.json        model, data and recipe: what `--resume` goes by
-    metrics.jsonl   one line per evaluation and per logged stretch of training
-    curves.png      the same as a picture; tensorboard/ the same for TensorBoard
-    best/ last/     checkpoint folders; last/ also holds the optimizer's state
+run.json        model, data and recipe: what `--resume` goes by
+metrics.jsonl   one line per evaluation and per logged stretch of training
+curves.png      the same as a picture; tensorboard/ the same for TensorBoard
+best/ last/     checkpoint folders; last/ also holds the optimizer's state
 """
 
 from __future__ import annotations

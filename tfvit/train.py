@@ -38,6 +38,7 @@ class Run:
     """A training run, complete: the same value gives the same weights on the same machine.
 
     architecture, preprocess: of the model that is trained. init: a checkpoint folder to start from.
+    options: what the command line said, for `--resume` to compare.
     """
 
     architecture: Architecture
@@ -45,6 +46,7 @@ class Run:
     data: DataOptions
     recipe: Recipe
     init: str | None = None
+    options: dict = dataclasses.field(default_factory=dict)
 
     def to_json(self) -> dict:
         """A dictionary of JSON types; `from_json` is its inverse."""
@@ -54,6 +56,7 @@ class Run:
             "data": dataclasses.asdict(self.data),
             "recipe": self.recipe.to_json(),
             "init": self.init,
+            "options": self.options,
         }
 
     @classmethod
@@ -65,6 +68,7 @@ class Run:
             DataOptions(**values["data"]),
             Recipe.from_json(values["recipe"]),
             values["init"],
+            values["options"],
         )
 
 
@@ -113,7 +117,7 @@ def train(
     def evaluate(step: int, row: dict) -> None:
         """Scores the held-out split, writes the checkpoints and says how it stands."""
         predictions = classification.predict(
-            model, source.eval, size, forward=forward, strategy=strategy
+            model, source, size, forward=forward, strategy=strategy
         )
         unreadable.update(predictions.unreadable)
         scores = classification.score(predictions, model.labels)
@@ -192,9 +196,7 @@ def make_train_step(
     def replica_step(batch: dict, step: tf.Tensor) -> dict:
         replica = tf.distribute.get_replica_context()
         seed = tf.stack([tf.constant(recipe.seed), step])
-        seed = tf.random.experimental.stateless_fold_in(
-            seed, replica.replica_id_in_sync_group
-        )
+        seed = tf.random.experimental.stateless_fold_in(seed, replica.replica_id_in_sync_group)
         sums, gradients = forward_backward(batch, seed)
         gradients = replica.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
         norm = tf.linalg.global_norm(gradients)

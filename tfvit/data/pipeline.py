@@ -17,6 +17,7 @@ from edge_demo.errors import UserError
 from edge_demo.preprocess import PreprocessSpec, to_pixels
 from tfvit.data.augment import Augmentation, augment
 from tfvit.data.source import Split
+from tfvit.progress import progress
 
 # name of the file -> what is wrong with it
 Unreadable = dict[str, str]
@@ -73,6 +74,21 @@ def eval_batches(
 
     batches = split.in_order().map(load, tf.data.AUTOTUNE, deterministic=True)
     return batches.batch(batch_size).map(fill).prefetch(tf.data.AUTOTUNE)
+
+
+def check_all(split: Split) -> None:
+    """Reads every image of a split; UserError names the first that cannot be read and counts the rest."""
+    bad = []
+    with progress(split.size, f"reading {split.name}", "img") as bar:
+        for example in split.in_order().as_numpy_iterator():
+            try:
+                images.decode(example["data"], example["name"].decode())
+            except UserError as error:
+                bad.append(error)
+            bar.update()
+    if bad:
+        others = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
+        raise UserError(f"{bad[0]}{others}; leave --strict out to skip what is unreadable")
 
 
 def _decode(

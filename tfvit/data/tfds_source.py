@@ -31,9 +31,7 @@ def open_tfds(options: DataOptions, eval_names: tuple[str, ...]) -> Source:
         raise UserError(f"{options.data}: cannot be downloaded or prepared ({reason})") from None
     info = builder.info
     keys = info.supervised_keys or ()
-    if len(keys) != 2 or not isinstance(
-        info.features[keys[1]], tfds.features.ClassLabel
-    ):
+    if len(keys) != 2 or not isinstance(info.features[keys[1]], tfds.features.ClassLabel):
         raise UserError(f"{options.data}: not a set of images with one label each")
     image, label = keys
     if not isinstance(info.features[image], tfds.features.Image):
@@ -94,9 +92,7 @@ def _split(tfds, builder, data: str, name: str, image: str, label: str) -> Split
         first = start // size
 
         def one_pass(number: tf.Tensor) -> Stream:
-            key = tf.random.experimental.stateless_fold_in(
-                tf.constant([seed, 0], tf.int64), number
-            )
+            key = tf.random.experimental.stateless_fold_in(tf.constant([seed, 0], tf.int64), number)
             return stored().shuffle(min(size, SHUFFLE_BUFFER), key[0], False)
 
         stream = tf.data.Dataset.range(first, np.iinfo(np.int64).max).flat_map(one_pass)

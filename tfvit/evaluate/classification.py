@@ -21,7 +21,7 @@ from tfvit.progress import progress
 
 @dataclasses.dataclass(frozen=True)
 class Predictions:
-    """logits: float32 [n, classes]; labels: int64 [n]; unreadable: files left out."""
+    """logits: float32 [n, classes]; labels: int64 [n], the model's numbers; unreadable: left out."""
 
     logits: np.ndarray
     labels: np.ndarray
@@ -76,18 +76,19 @@ def forward_function(model, strategy: tf.distribute.Strategy | None = None) -> C
 
 def predict(
     model,
-    split: Split,
+    source: Source,
     batch_size: int = 64,
     *,
     forward: Callable | None = None,
     strategy: tf.distribute.Strategy | None = None,
     label: str = "evaluating",
 ) -> Predictions:
-    """Logits of a tf_keras model over a split, preprocessed as on the device, last batch included.
+    """Logits of a tf_keras model over the held-out split, preprocessed as on the device, all of it.
 
     forward: `forward_function(model, strategy)` of an earlier call, to compile only once.
-    Raises UserError if no image can be read.
+    Raises UserError if no image can be read, or the model does not know a class.
     """
+    numbers, split = match_labels(model.labels, source), source.eval
     strategy = strategy or tf.distribute.get_strategy()
     forward = forward or forward_function(model, strategy)
     unreadable: Unreadable = {}
@@ -97,7 +98,7 @@ def predict(
         for batch in strategy.experimental_distribute_dataset(batches):
             logits, truth, mask = forward(batch)
             found.append(logits[mask > 0])
-            labels.append(truth[mask > 0])
+            labels.append(numbers[truth[mask > 0]])
             bar.update(len(labels[-1]))
     return _checked(np.concatenate(found), np.concatenate(labels), unreadable, split)
 
@@ -105,8 +106,12 @@ def predict(
 def predict_tflite(
     path: str | Path, source: Source, *, threads: int | None = None, label: str = "evaluating"
 ) -> Predictions:
-    """Logits of an exported file over the held-out split, by the device's own code."""
+    """Logits of an exported file over the held-out split, by the device's own code.
+
+    Raises UserError if no image can be read, or the model does not know a class.
+    """
     classifier = Classifier(path, threads)
+    numbers = match_labels(classifier.labels, source)
     unreadable: Unreadable = {}
     found, labels = [], []
     with progress(source.eval.size, label, "img") as bar:
@@ -119,7 +124,7 @@ def predict_tflite(
                 unreadable[name] = str(error)
                 continue
             found.append(classifier.logits(to_pixels(image, classifier.preprocess)))
-            labels.append(example["label"])
+            labels.append(numbers[example["label"]])
     logits = np.array(found, np.float32).reshape(len(found), len(classifier.labels))
     return _checked(logits, np.array(labels, np.int64), unreadable, source.eval)
 
@@ -137,9 +142,9 @@ def match_labels(model_labels: tuple[str, ...], source: Source) -> np.ndarray:
     """The model's class number of each of the source's classes; UserError if the model lacks one."""
     for label in source.labels:
         if label not in model_labels:
+            known = ", ".join(model_labels[:10]) + (", ..." if len(model_labels) > 10 else "")
             raise UserError(
-                f"{source.name}: the model does not know the class {label!r}; "
-                f"it knows {', '.join(model_labels[:10])}{', ...' if len(model_labels) > 10 else ''}"
+                f"{source.name}: the model does not know the class {label!r}; it knows {known}"
             )
     return np.array([model_labels.index(label) for label in source.labels])
 

@@ -1,0 +1,10 @@
+"""A trained checkpoint -> files for devices, with evidence.
+
+edge_graph.py  the exact rewrite of the float model that everything is exported from
+schemes.py     the table of quantization schemes
+qat.py         quantization-aware fine-tuning of the edge graph with tfmot quantizers
+tflite.py      the .tflite writers
+metadata.py    labels, preprocessing and provenance into a .tflite
+verify.py      parity, accuracy and latency of the written files
+export.py      all of it in order: what `tfvit convert` calls
+"""

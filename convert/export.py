@@ -1,0 +1,240 @@
+"""A checkpoint to an exported folder: fold, fine-tune, write, verify, report."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import platform
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import click
+import numpy as np
+import tensorflow as tf
+
+from convert import edge_graph, metadata, qat, tflite, verify
+from convert.schemes import SCHEMES
+from edge_demo.errors import GateError, UserError
+from edge_demo.preprocess import PreprocessSpec
+from tfvit import checkpoint, vit
+from tfvit.architecture import Architecture
+from tfvit.data import Source, pipeline
+from tfvit.data.augment import Augmentation
+from tfvit.evaluate import classification
+from tfvit.files import staged_files, write_json
+from tfvit.preprocess import normalise
+from tfvit.progress import progress
+
+REPORT, LABELS = "report.json", "labels.txt"
+MILD = Augmentation(crop_min_area=0.5, flip=False)  # for a checkpoint that does not tell its own
+VERSIONED = ("tensorflow", "tensorflow-model-optimization", "ai-edge-quantizer", "ai-edge-litert")
+
+
+@dataclasses.dataclass(frozen=True)
+class QatOptions:
+    """Quantization-aware fine-tuning: calibration images, then `steps` at a peak relative rate."""
+
+    steps: int = 200
+    learning_rate: float = 2e-4
+    batch_size: int = 32
+    calibration_images: int = 256
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A float model at the resolution it is exported at; weights: of the checkpoint, resized."""
+
+    architecture: Architecture
+    preprocess: PreprocessSpec
+    labels: tuple[str, ...]
+    weights: edge_graph.Weights
+    provenance: dict
+    sha256: str
+
+    @property
+    def pixel_spec(self) -> PreprocessSpec:
+        """The preprocessing of the exported files: their graph takes grey levels as they are."""
+        return dataclasses.replace(self.preprocess, **edge_graph.UNIT_SCALE)
+
+
+def read_model(folder: Path, image_size: tuple[int, int] | None) -> Model:
+    """The model of a checkpoint folder, its position embeddings interpolated to `image_size`."""
+    config = checkpoint.read_config(folder)
+    weights = checkpoint.read_weights(folder, config)
+    arch, spec = config["architecture"], config["preprocess"]
+    if image_size:
+        weights, arch = edge_graph.at_resolution(weights, arch, image_size)
+        spec = spec.at(*image_size)
+    sha256 = config["weights_sha256"]
+    return Model(arch, spec, config["labels"], weights, config["provenance"], sha256)
+
+
+def export(
+    folder: Path,
+    out: Path,
+    *,
+    schemes: Sequence[str] = ("float32",),
+    source: Source | None = None,
+    image_size: tuple[int, int] | None = None,
+    options: QatOptions = QatOptions(),
+    say: Callable[[str], None] = click.echo,
+) -> dict:
+    """Writes `<scheme>.tflite`, labels.txt and report.json into `out` and returns the report.
+
+    folder: of a checkpoint. source: images to fine-tune and to measure on; may be None for float32.
+    Raises UserError for what cannot be exported and GateError for a float file that does not compute
+    what Keras does; then `out` is as it was.
+    """
+    began = time.perf_counter()
+    quantized = [name for name in schemes if SCHEMES[name].bits]
+    model = read_model(folder, image_size)
+    if quantized and (source is None or source.train is None):
+        raise UserError(f"{quantized[0]} needs --data: training images to calibrate and to tune on")
+    if source:
+        classification.match_labels(model.labels, source)
+    say(f"{folder}: {model.architecture.name}, {_size(model)} pixels, {len(model.labels)} classes")
+    folded = edge_graph.fold(model.weights, model.architecture, model.preprocess)
+    graph, training = None, None
+    if quantized:
+        graph, training = _tune(model, folded, source, options, say)
+    with staged_files(out) as staging:
+        paths = {}
+        for name in dict.fromkeys(("float32", *schemes)):
+            if SCHEMES[name].bits:
+                ranges = graph.activation_ranges()
+                content = tflite.int8_model(graph.folded_weights(), model.architecture, ranges)
+            else:
+                content = tflite.float_model(folded, model.architecture)
+            tuned = training if SCHEMES[name].bits else None
+            description = {"scheme": name, "provenance": _origin(model, tuned)}
+            content = metadata.add(content, model.labels, model.pixel_spec, description)
+            paths[name] = staging / f"{name}.tflite"
+            paths[name].write_bytes(content)
+        labels = "".join(f"{label}\n" for label in model.labels)
+        (staging / LABELS).write_text(labels, "utf-8")
+        report = {
+            "checkpoint": str(folder),
+            "model": model.architecture.to_json(),
+            "preprocess": model.pixel_spec.to_json(),
+            "labels": list(model.labels),
+            "provenance": _origin(model, training),
+            "data": source.name if source else None,
+            "held_out": source.eval.name if source else None,
+            "files": _measure(model, paths, source, graph),
+            "machine": {"processor": platform.processor() or platform.machine()},
+            "versions": {name: importlib.metadata.version(name) for name in VERSIONED},
+        }
+        report["seconds"] = time.perf_counter() - began
+        write_json(staging / REPORT, report)
+    return report
+
+
+def _tune(
+    model: Model,
+    folded: edge_graph.Weights,
+    source: Source,
+    options: QatOptions,
+    say: Callable[[str], None],
+) -> tuple[qat.QuantizedEdgeGraph, dict]:
+    """Calibrates and fine-tunes the edge graph; returns it with what is worth reporting."""
+    tf.keras.utils.set_random_seed(options.seed)
+    graph = qat.QuantizedEdgeGraph(folded, model.architecture)
+    recipe = model.provenance.get("recipe", {})
+    augmentation = Augmentation(**recipe["augmentation"]) if recipe else MILD
+    batch = min(options.batch_size, source.train.size)
+
+    def pixels(views: Augmentation) -> tf.data.Dataset:
+        batches = pipeline.train_batches(
+            source.train,
+            model.preprocess,
+            batch,
+            augmentation=views,
+            seed=options.seed,
+            start_step=0,
+            unreadable={},
+        )
+        return batches.map(lambda b: b["pixels"])
+
+    whole = Augmentation(crop_min_area=1.0, flip=False)  # as the device will see them
+    rounds = -(-options.calibration_images // batch)
+    with progress(rounds, "calibrating", "batch") as bar:
+        qat.calibrate(graph, pixels(whole).take(rounds), bar.update)
+    with progress(options.steps, "quantization-aware fine-tuning", "step") as bar:
+        losses = qat.finetune(
+            graph, pixels(augmentation), options.steps, options.learning_rate, bar.update
+        )
+    ends = [float(np.mean(part)) for part in (losses[:10], losses[-10:])] if losses else []
+    if ends:
+        say(f"quantization-aware fine-tuning: divergence {ends[0]:.4f} -> {ends[1]:.4f} nats")
+    return graph, {**dataclasses.asdict(options), "divergence": ends}
+
+
+def _measure(
+    model: Model,
+    paths: dict[str, Path],
+    source: Source | None,
+    graph: qat.QuantizedEdgeGraph | None,
+) -> dict[str, dict]:
+    """Parity, accuracy, size and latency of every file; GateError if the float one is not right."""
+    pixels = _sample(model, source)
+    keras_logits = _keras_logits(model, pixels)
+    files = {}
+    for (name, path), milliseconds in zip(paths.items(), verify.latency(list(paths.values()))):
+        found = verify.logits(path, pixels)
+        entry = {
+            "file": path.name,
+            "bytes": path.stat().st_size,
+            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+            "latency_ms": milliseconds,
+            "parity_with_keras": verify.difference(found, keras_logits),
+        }
+        if SCHEMES[name].bits:
+            simulated = graph(tf.constant(pixels, tf.float32)).numpy()
+            entry["parity_with_simulation"] = verify.difference(found, simulated)
+        elif not verify.within_tolerance(entry["parity_with_keras"]):
+            worst = entry["parity_with_keras"]["max_difference"]
+            raise GateError(f"{path.name}: logits differ by {worst:.1e} from the Keras model")
+        if source:
+            predictions = classification.predict_tflite(path, source, label=f"checking {name}")
+            scores = classification.score(predictions, model.labels)
+            entry["accuracy"] = {"images": scores.images, **scores.headline()}
+            entry["unreadable"] = sorted(predictions.unreadable)
+        files[name] = entry
+    return files
+
+
+def _sample(model: Model, source: Source | None) -> np.ndarray:
+    """Pictures to compare on, uint8 [n, h, w, 3]: held-out ones spread over the classes, or noise."""
+    count, spec = verify.PARITY_IMAGES, model.preprocess
+    if source is None:
+        shape = (count, spec.height, spec.width, 3)
+        return np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
+    stride = max(1, source.eval.size // count)
+    split = dataclasses.replace(
+        source.eval,
+        size=count,
+        in_order=lambda: source.eval.in_order().shard(stride, 0).take(count),
+    )
+    batches = pipeline.eval_batches(split, spec, count, unreadable={})
+    batch = next(batches.as_numpy_iterator())
+    return batch["pixels"][batch["mask"] > 0]
+
+
+def _keras_logits(model: Model, pixels: np.ndarray) -> np.ndarray:
+    """What the float model itself says, in batches of a few."""
+    keras_model = vit.build(model.architecture, labels=model.labels, preprocess=model.preprocess)
+    checkpoint.assign(keras_model, model.weights, "checkpoint")
+    parts = [pixels[i : i + 8] for i in range(0, len(pixels), 8)]
+    return np.concatenate([keras_model(normalise(p, model.preprocess)).numpy() for p in parts])
+
+
+def _origin(model: Model, training: dict | None) -> dict:
+    origin = {"weights_sha256": model.sha256, "checkpoint": model.provenance}
+    return {**origin, "quantization": training} if training else origin
+
+
+def _size(model: Model) -> str:
+    return "x".join(str(n) for n in model.architecture.image_size)

@@ -1,0 +1,320 @@
+"""The `tfvit` command: a thin layer; TensorFlow is imported by the command that needs it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from edge_demo.cli import OneLineErrors
+from edge_demo.errors import UserError
+from tfvit import files
+from tfvit.options import ImageSize, Setting, data_options, need, percent, table
+
+PATH = click.Path(path_type=Path)
+CONTEXT = {"max_content_width": 100, "help_option_names": ["-h", "--help"]}
+
+
+class Group(OneLineErrors, click.Group):
+    """A group of commands with `OneLineErrors`."""
+
+
+@click.group(cls=Group, context_settings=CONTEXT)
+@click.version_option(package_name="tfvit")
+def main():
+    """Vision Transformers from a folder of photos to a device.
+
+    \b
+      tfvit train --data photos/ --model vit-ti/16 --image-size 96 --out runs/photos
+      tfvit eval runs/photos --data photos/
+      tfvit convert runs/photos --data photos/ --int8 --out exported/
+      edge-demo exported/int8.tflite --source photo.jpg
+    """
+
+
+@main.command()
+@data_options(required=False)
+@click.option("--out", type=PATH, required=True, help="Folder of the run.")
+@click.option("--model", help="As vit-ti/16: mu, ti, s, b, l, h / patch.  [default: vit-ti/16]")
+@click.option("--image-size", type=ImageSize(), help="Of the model's input.  [default: 224]")
+@click.option("--set", "settings", type=Setting(), multiple=True, help="Any field: depth=6.")
+@click.option("--pooling", type=click.Choice(["cls", "gap"]), help="[default: cls]")
+@click.option("--init", help="Checkpoint or run folder to start from; its model is the default.")
+@click.option("--epochs", type=click.FloatRange(0, min_open=True), default=30, show_default=True)
+@click.option("--steps", type=click.IntRange(1), help="Optimizer steps, instead of --epochs.")
+@click.option("--batch-size", type=click.IntRange(1), default=64, show_default=True)
+@click.option("--lr", type=float, help="Peak rate.  [default: 1e-3, with --init 1e-4]")
+@click.option("--warmup", type=click.IntRange(0), help="Steps.  [default: a tenth of all]")
+@click.option("--weight-decay", type=click.FloatRange(0), default=0.05, show_default=True)
+@click.option("--clip", type=click.FloatRange(0), default=1.0, show_default=True, help="0: none.")
+@click.option("--label-smoothing", type=float, default=0.1, show_default=True)
+@click.option("--dropout", type=float, default=0.0, show_default=True)
+@click.option("--stochastic-depth", type=float, default=0.0, show_default=True)
+@click.option(
+    "--crop-min-area",
+    type=float,
+    default=0.2,
+    show_default=True,
+    help="Smallest share of a picture the random crop keeps; 1 turns it off.",
+)
+@click.option("--flip/--no-flip", default=True, help="Mirror every other picture (not for text).")
+@click.option(
+    "--resize",
+    type=click.Choice(["squash", "crop"]),
+    help="How any picture becomes the input.  [default: squash]",
+)
+@click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32")
+@click.option("--strategy", type=click.Choice(["auto", "one", "mirrored"]), default="auto")
+@click.option("--xla/--no-xla", default=None, help="[default: on where there is a GPU]")
+@click.option("--eval-every", type=click.IntRange(1), help="Steps.  [default: an epoch or 1/20]")
+@click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True)
+@click.option("--resume", is_flag=True, help="Go on with the run in --out, if there is one.")
+@click.option(
+    "--strict", is_flag=True, help="Read every image first; an unreadable one is an error."
+)
+@click.pass_context
+def train(ctx, out, resume, strategy, xla, strict, **options):
+    """Train a Vision Transformer and leave a run folder with its best and last checkpoint.
+
+    \b
+    Examples:
+      tfvit train --data photos/ --image-size 96 --epochs 30 --out runs/photos
+      tfvit train --data photos/ --init runs/photos --image-size 160 --epochs 5 --out runs/photos160
+      tfvit train --data tfds:cifar10 --model vit-ti/4 --image-size 32 --out runs/cifar10
+      tfvit train --out runs/photos --resume
+    """
+    need("train")
+    from tfvit import runs
+    from tfvit.setup_run import data_of, new_run
+
+    stored = runs.read_settings(out)
+    if stored and not resume:
+        raise UserError(f"{out}: already holds a run; add --resume or choose another --out")
+    if stored:
+        _same_options(ctx, stored["options"], options)
+        options = stored["options"]
+    elif not options["data"]:
+        raise click.UsageError("Missing option '--data'.")
+    from tfvit.data import open_source, pipeline
+    from tfvit.train import Run
+    from tfvit.train import train as run_training
+
+    source = open_source(data_of(options), prefer="val")
+    if strict:
+        for split in (source.train, source.eval):
+            pipeline.check_all(split)
+    run = Run.from_json(stored) if stored else new_run(options, source)
+    click.echo(
+        f"{run.architecture.name} at {run.architecture.image_size[0]}x"
+        f"{run.architecture.image_size[1]} on {source.name}: {source.train.size} training, "
+        f"{source.eval.size} held out, {len(source.labels)} classes, {run.recipe.steps} steps"
+    )
+    try:
+        unreadable = run_training(run, source, out, resume=resume, strategy=strategy, xla=xla)
+    except KeyboardInterrupt:
+        click.echo(f"\nstopped; go on with: tfvit train --out {out} --resume", err=True)
+        ctx.exit(130)
+    click.echo(f"best checkpoint {out / runs.BEST}, curves {out / runs.CURVES}")
+    _name_unreadable(unreadable)
+
+
+def _same_options(ctx: click.Context, stored: dict, options: dict) -> None:
+    """UserError if an option given beside --resume is not what the run was started with."""
+    for name, value in options.items():
+        given = ctx.get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE
+        if given and json.loads(json.dumps(value)) != stored.get(name):
+            raise UserError(
+                f"--{name.replace('_', '-')} {value} is not what the run began with "
+                f"({stored.get(name)}); leave it out, or choose another --out"
+            )
+
+
+@main.command("eval")
+@click.argument("model", type=PATH)
+@data_options()
+@click.option("--batch-size", type=click.IntRange(1), default=64, show_default=True)
+@click.option("--threads", type=click.IntRange(1), help="CPU threads of a .tflite.")
+@click.option("--json", "json_file", type=PATH, help="Write the figures to a file.")
+@click.option("--confusion", type=PATH, help="Draw the confusion of the classes to a PNG.")
+@click.option("--strict", is_flag=True, help="An unreadable image is an error.")
+def evaluate(model, batch_size, threads, json_file, confusion, strict, **options):
+    """Measure MODEL, a checkpoint folder, a run folder or a .tflite, on labelled images.
+
+    \b
+    Examples:
+      tfvit eval runs/photos --data photos/
+      tfvit eval exported/int8.tflite --data photos/ --json int8.json --confusion int8.png
+    """
+    need("train")
+    if not model.exists():
+        raise UserError(f"{model}: no such checkpoint folder or .tflite")
+    from edge_demo.classifier import Classifier
+    from tfvit import checkpoint, plots
+    from tfvit.data import open_source
+    from tfvit.evaluate import predict, predict_tflite, score
+    from tfvit.setup_run import data_of
+
+    if model.is_file():
+        labels, loaded = Classifier(model).labels, None
+    else:
+        loaded = checkpoint.load(checkpoint.find(model))
+        labels = loaded.labels
+    source = open_source(data_of(options))
+    if loaded is None:
+        predictions = predict_tflite(model, source, threads=threads)
+    else:
+        predictions = predict(loaded, source, batch_size)
+    if strict and predictions.unreadable:
+        raise UserError(next(iter(predictions.unreadable.values())))
+    scores = score(predictions, labels)
+    rows = [
+        [label, str(c["images"]), percent(c["recall"]), percent(c["precision"])]
+        for label, c in scores.per_class.items()
+        if c["images"] or c["precision"] is not None
+    ]
+    click.echo(table(rows, ["class", "images", "recall", "precision"]))
+    top5 = f", top-5 {percent(scores.top5)}" if scores.top5 is not None else ""
+    click.echo(
+        f"\n{model} on {source.name} ({source.eval.name}, {scores.images} images): "
+        f"top-1 {percent(scores.top1)}{top5}, loss {scores.loss:.4f}"
+    )
+    if json_file:
+        origin = {"model": str(model), "data": source.name, "split": source.eval.name}
+        unreadable = sorted(predictions.unreadable)
+        files.write_json(json_file, {**origin, **scores.to_json(), "unreadable": unreadable})
+    if confusion:
+        plots.confusion(scores.confusion, labels, confusion, f"{model}: {percent(scores.top1)}")
+    _name_unreadable(predictions.unreadable)
+
+
+@main.command()
+@click.argument("path", type=PATH)
+@click.option("--json", "json_file", type=PATH, help="Write it to a file.")
+def info(path, json_file):
+    """Say what PATH holds: a checkpoint folder, a run folder or a .tflite.
+
+    \b
+    Examples:
+      tfvit info runs/photos
+      tfvit info exported/int8.tflite --json int8.json
+    """
+    if not path.exists():
+        raise UserError(f"{path}: no such checkpoint folder or .tflite")
+    from tfvit.info import describe, lines
+
+    description = describe(path)
+    click.echo("\n".join(lines(description)))
+    if json_file:
+        files.write_json(json_file, description)
+
+
+@main.command()
+@click.argument("name")
+@click.option("--classes", type=click.IntRange(1), default=1000, show_default=True)
+@click.option("--image-size", type=ImageSize(), default="224", show_default=True)
+@click.option("--set", "settings", type=Setting(), multiple=True, help="Any field: pooling=gap.")
+@click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True)
+@click.option("--out", type=PATH, required=True, help="Checkpoint folder to write.")
+def create(name, classes, image_size, settings, seed, out):
+    """Write an untrained checkpoint of the model NAME, for benchmarks and tests.
+
+    \b
+    Examples:
+      tfvit create vit-b/16 --out b16
+      tfvit create vit-ti/8 --classes 10 --image-size 64x96 --set depth=6 --out small
+    """
+    need("train")
+    if out.exists():
+        raise UserError(f"{out}: exists already; choose another --out")
+    from tfvit import architecture
+
+    arch = architecture.named(name, classes, image_size, **dict(settings))
+    import tf_keras as keras
+
+    from tfvit import checkpoint, vit
+
+    keras.utils.set_random_seed(seed)
+    model = vit.build(arch)
+    checkpoint.save(model, out)
+    click.echo(f"{out}: {arch.name}, {model.count_params():,} parameters, untrained")
+
+
+@main.command()
+@click.argument("checkpoint", type=PATH)
+@data_options(required=False)
+@click.option(
+    "--int8", is_flag=True, help="Also int8, by quantization-aware fine-tuning on --data."
+)
+@click.option("--image-size", type=ImageSize(), help="Input to export for.  [default: as trained]")
+@click.option("--out", type=PATH, required=True, help="Folder for the exported files.")
+@click.option("--qat-steps", type=click.IntRange(0), default=200, show_default=True)
+@click.option("--qat-lr", type=float, default=2e-4, show_default=True, help="Relative to weights.")
+@click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True)
+@click.option("--calibration-images", type=click.IntRange(1), default=256, show_default=True)
+@click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True)
+def convert(
+    checkpoint,
+    int8,
+    image_size,
+    out,
+    qat_steps,
+    qat_lr,
+    batch_size,
+    calibration_images,
+    seed,
+    **options,
+):
+    """Export CHECKPOINT, a checkpoint or run folder, to .tflite files that are checked as they are made.
+
+    Writes float32.tflite, with --int8 also int8.tflite, labels.txt and report.json: parity with the
+    Keras model, accuracy on the held-out images, size and latency of each file.
+
+    \b
+    Examples:
+      tfvit convert runs/photos --data photos/ --int8 --out exported/
+      tfvit convert runs/photos --data photos/ --int8 --image-size 160 --out exported160/
+    """
+    if int8 and not options["data"]:
+        raise UserError("--int8 needs --data: images to calibrate, to tune and to measure on")
+    need("convert")
+    from convert.export import QatOptions, export
+    from tfvit.checkpoint import find, read_config
+    from tfvit.data import open_source
+    from tfvit.setup_run import data_of
+
+    read_config(find(checkpoint))  # before the slow part
+    report = export(
+        find(checkpoint),
+        out,
+        schemes=("float32", "int8") if int8 else ("float32",),
+        source=open_source(data_of(options)) if options["data"] else None,
+        image_size=image_size,
+        options=QatOptions(qat_steps, qat_lr, batch_size, calibration_images, seed),
+    )
+    rows = []
+    for entry in report["files"].values():
+        milliseconds = entry["latency_ms"]["1"]
+        reference = report["files"]["float32"]["latency_ms"]["1"]
+        rows.append(
+            [
+                entry["file"],
+                f"{entry['bytes'] / 1e6:.2f} MB",
+                percent(entry.get("accuracy", {}).get("top1")),
+                percent(entry["parity_with_keras"]["agreement"]),
+                f"{milliseconds:.2f} ms",
+                f"{reference / milliseconds:.2f}x",
+            ]
+        )
+    header = ["file", "size", "top-1", "same as Keras", "1 thread", "speed"]
+    click.echo(table(rows, header))
+    click.echo(f"\n{out}: files, labels.txt and report.json ({report['seconds']:.0f} s)")
+    _name_unreadable({n: n for e in report["files"].values() for n in e.get("unreadable", [])})
+
+
+def _name_unreadable(unreadable: dict[str, str]) -> None:
+    """Names the files that were left out, on stderr."""
+    if unreadable:
+        click.echo(f"skipped {len(unreadable)} unreadable images:", err=True)
+        for reason in sorted(unreadable.values()):
+            click.echo(f"  {reason}", err=True)

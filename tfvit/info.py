@@ -1,0 +1,127 @@
+"""What a checkpoint folder or a .tflite holds, without TensorFlow."""
+
+from __future__ import annotations
+
+import collections
+import json
+from pathlib import Path
+
+from ai_edge_litert import schema_py_generated as schema
+
+from edge_demo import metadata
+from edge_demo.errors import UserError
+from tfvit import checkpoint
+
+
+def describe(path: Path) -> dict:
+    """JSON types: kind, size, labels, preprocessing, provenance, and the architecture or the graph.
+
+    Raises UserError if `path` is neither a checkpoint (or run) folder nor a .tflite.
+    """
+    if path.is_file():
+        return _tflite(path)
+    return _checkpoint(checkpoint.find(path))
+
+
+def _checkpoint(folder: Path) -> dict:
+    config = checkpoint.read_config(folder)
+    weights = folder / checkpoint.WEIGHTS
+    return {
+        "kind": "checkpoint",
+        "path": str(folder),
+        "bytes": weights.stat().st_size if weights.exists() else 0,
+        "parameters": _count_parameters(weights),
+        "architecture": config["architecture"].to_json(),
+        "preprocess": config["preprocess"].to_json(),
+        "labels": list(config["labels"]),
+        "provenance": config["provenance"],
+    }
+
+
+def _count_parameters(path: Path) -> int:
+    """Numbers in a safetensors file, by its header: 8 bytes of length, then JSON."""
+    try:
+        with open(path, "rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    except (OSError, ValueError, OverflowError, MemoryError) as error:
+        raise UserError(f"{path}: missing or damaged ({error})") from None
+    count = 0
+    for name, tensor in header.items():
+        if name != "__metadata__":
+            size = 1
+            for n in tensor["shape"]:
+                size *= n
+            count += size
+    return count
+
+
+def _tflite(path: Path) -> dict:
+    content = metadata.read(path)
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(path.read_bytes()))
+    graph = model.subgraphs[0]
+    names = {code: name for name, code in vars(schema.BuiltinOperator).items() if name[0] != "_"}
+    types = {code: name for name, code in vars(schema.TensorType).items() if name[0] != "_"}
+    operators = collections.Counter(
+        names[model.operatorCodes[op.opcodeIndex].builtinCode] for op in graph.operators
+    )
+    weights = collections.Counter()
+    for tensor in graph.tensors:
+        data = model.buffers[tensor.buffer].data
+        if data is not None:
+            weights[types[tensor.type].lower()] += len(data)
+
+    def ports(indices) -> list[dict]:
+        return [
+            {
+                "shape": [int(n) for n in graph.tensors[i].shape],
+                "dtype": types[graph.tensors[i].type].lower(),
+            }
+            for i in indices
+        ]
+
+    return {
+        "kind": "tflite",
+        "path": str(path),
+        "bytes": path.stat().st_size,
+        "inputs": ports(graph.inputs),
+        "outputs": ports(graph.outputs),
+        "operators": dict(operators.most_common()),
+        "constant_bytes": dict(weights),
+        "preprocess": content.preprocess.to_json(),
+        "labels": list(content.labels),
+        **content.description,
+    }
+
+
+def lines(description: dict) -> list[str]:
+    """The description as people read it."""
+    d = description
+    found = [f"{d['path']}: {d['kind']}, {d['bytes'] / 1e6:.2f} MB"]
+    if d["kind"] == "checkpoint":
+        arch = d["architecture"]
+        height, width = arch["image_size"]
+        found += [
+            f"  model       {arch['name']}, {d['parameters'] / 1e6:.2f} M parameters",
+            f"  input       {height}x{width} pixels, patches of {arch['patch_size']}",
+            f"  blocks      {arch['depth']} of width {arch['width']}, {arch['heads']} heads, "
+            f"MLP {arch['mlp_dim']}, {arch['pooling']} pooling",
+        ]
+    else:
+        port = (d["inputs"][0], d["outputs"][0])
+        found += [f"  scheme      {d['scheme']}"]
+        for name, p in zip(("input", "output"), port):
+            found += [f"  {name:<10}  {p['dtype']} {p['shape']}"]
+        counts = ", ".join(f"{n} {name}" for name, n in d["operators"].items())
+        found += [f"  operators   {counts}"]
+    labels = ", ".join(d["labels"][:10]) + (", ..." if len(d["labels"]) > 10 else "")
+    spec = d["preprocess"]
+    found += [
+        f"  labels      {len(d['labels'])}: {labels}",
+        f"  preprocess  {spec['resize']} to {spec['height']}x{spec['width']}, "
+        f"{spec['interpolation']}, mean {spec['mean']}, std {spec['std']}",
+    ]
+    origin = d["provenance"].get("checkpoint", d["provenance"])
+    if "step" in origin:
+        scores = ", ".join(f"{k} {v:.4f}" for k, v in origin["metrics"].items())
+        found += [f"  trained     {origin['step']} steps on {origin['data']['data']}; {scores}"]
+    return found

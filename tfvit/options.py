@@ -1,0 +1,104 @@
+"""What the commands of `tfvit` share: option types, the data options, the check for extras."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+from collections.abc import Callable
+
+import click
+
+from edge_demo.errors import UserError
+
+# extra: modules that come with it
+EXTRAS = {
+    "train": ("tensorflow", "tf_keras", "tensorflow_datasets", "safetensors", "sklearn"),
+    "convert": ("tensorflow", "tf_keras", "tensorflow_model_optimization", "ai_edge_quantizer"),
+}
+
+
+def need(extra: str) -> None:
+    """UserError with the pip command if an extra is not installed; then quiets TensorFlow's start."""
+    for module in EXTRAS[extra]:
+        if importlib.util.find_spec(module) is None:
+            raise UserError(f"needs {module}: pip install 'tfvit[{extra}]'")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+
+class ImageSize(click.ParamType):
+    """N, or HEIGHTxWIDTH, in pixels."""
+
+    name = "N|HxW"
+
+    def convert(self, value, param, ctx) -> tuple[int, int]:
+        if isinstance(value, (tuple, list)):
+            return tuple(value)
+        match = re.fullmatch(r"(\d{1,5})(?:x(\d{1,5}))?", value)
+        if not match:
+            self.fail(f"{value!r} is neither a number of pixels nor HEIGHTxWIDTH")
+        return int(match[1]), int(match[2] or match[1])
+
+
+class Setting(click.ParamType):
+    """KEY=VALUE with a number, true, false or text as value."""
+
+    name = "KEY=VALUE"
+
+    def convert(self, value, param, ctx) -> tuple[str, int | float | str]:
+        if isinstance(value, (tuple, list)):
+            return tuple(value)
+        key, separator, text = value.partition("=")
+        if not separator or not key:
+            self.fail(f"{value!r} is not KEY=VALUE")
+        for kind in (int, float):
+            try:
+                return key, kind(text)
+            except ValueError:
+                continue
+        return key, text
+
+
+def data_options(required: bool = True) -> Callable:
+    """Adds --data, --split, --train-split and --eval-split to a command."""
+
+    def decorate(command: Callable) -> Callable:
+        for option in reversed(
+            (
+                click.option(
+                    "--data",
+                    required=required,
+                    help="An image folder (train/ and test/ or val/ with a folder per class, or "
+                    "classes alone with --split), tfds:NAME[:CONFIG], or digits.",
+                ),
+                click.option(
+                    "--split",
+                    "holdout",
+                    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+                    metavar="SHARE",
+                    help="Share of a folder without train/ and test/ that is held out.",
+                ),
+                click.option("--train-split", help="Split to train on, as 'train[:90%]' of TFDS."),
+                click.option("--eval-split", help="Split to measure on, as 'train[90%:]' of TFDS."),
+            )
+        ):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def table(rows: list[list[str]], header: list[str]) -> str:
+    """Rows of text as a table; the first column left, the others right."""
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+
+    def line(row: list[str]) -> str:
+        cells = [row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:]))]
+        return "  ".join(cells).rstrip()
+
+    return "\n".join([line(header), "  ".join("-" * w for w in widths), *map(line, rows)])
+
+
+def percent(share: float | None) -> str:
+    """0.9731 as "97.31 %"; None as "-"."""
+    return "-" if share is None else f"{100 * share:.2f} %"
