@@ -34,7 +34,13 @@ setup(
         "gpu": ["tensorflow[and-cuda]>=2.20,<2.22"],
         "tpu": ["tensorflow-tpu>=2.20,<2.22"],
         "camera": ["av>=14"],
-        "test": ["pytest>=8", "ruff>=0.12", "scipy>=1.13", "scikit-learn>=1.5"],
+        "test": [
+            "pytest>=8",
+            "pytest-timeout>=2.3",
+            "ruff>=0.12",
+            "scipy>=1.13",
+            "scikit-learn>=1.5",
+        ],
     },
     entry_points={
         "console_scripts": ["tfvit = tfvit.cli:main", "edge-demo = edge_demo.cli:main"],

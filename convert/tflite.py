@@ -7,11 +7,7 @@ estimated a second time, and no fake-quantization op ever meets the converter.
 
 from __future__ import annotations
 
-import contextlib
-import os
 import re
-import sys
-from collections.abc import Iterator
 
 import numpy as np
 import tensorflow as tf
@@ -20,6 +16,7 @@ from ai_edge_litert import schema_py_generated as schema
 from convert import edge_graph
 from convert.edge_graph import Weights
 from convert.qat import Range
+from edge_demo.quiet import quiet
 from tfvit.architecture import Architecture
 
 
@@ -27,9 +24,15 @@ def float_model(weights: Weights, arch: Architecture) -> bytes:
     """The edge graph of folded weights as a float32 .tflite: grey levels [1, h, w, 3] -> logits."""
     constants = {name: tf.constant(value) for name, value in weights.items()}
     signature = tf.TensorSpec([1, *arch.image_size, 3], tf.float32, name="pixels")
-    graph = tf.function(lambda pixels: edge_graph.forward(constants, pixels, arch), [signature])
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([graph.get_concrete_function()])
-    with _silent():
+    graph = tf.function(
+        lambda pixels: {"logits": edge_graph.forward(constants, pixels, arch)}, [signature]
+    )
+    owner = tf.Module()
+    owner.graph = graph
+    with quiet():
+        converter = tf.lite.TFLiteConverter.from_concrete_functions(
+            [graph.get_concrete_function()], owner
+        )
         return converter.convert()
 
 
@@ -44,7 +47,7 @@ def int8_model(weights: Weights, arch: Architecture, ranges: dict[str, Range]) -
     layers = edge_graph.quantized_dense(arch)
     statistics = _statistics(model, layers, ranges)
     scope = "|".join(re.escape(name) for name in layers)
-    with _silent():
+    with quiet():
         aeq = quantizer.Quantizer(model)
         aeq.add_static_config(
             rf"^({scope})/MatMul",
@@ -78,19 +81,3 @@ def _statistics(model: bytes, layers: list[str], ranges: dict[str, Range]) -> di
     if missing:
         raise RuntimeError(f"the converter lost the dense layers {sorted(missing)}")
     return found
-
-
-@contextlib.contextmanager
-def _silent() -> Iterator[None]:
-    """Keeps the converters' own bars and notes, Python's and C++'s, off the terminal."""
-    sys.stdout.flush(), sys.stderr.flush()
-    saved = [os.dup(1), os.dup(2)]
-    with open(os.devnull, "w") as sink:
-        try:
-            os.dup2(sink.fileno(), 1), os.dup2(sink.fileno(), 2)
-            yield
-        finally:
-            sys.stdout.flush(), sys.stderr.flush()
-            for target, descriptor in zip((1, 2), saved):
-                os.dup2(descriptor, target)
-                os.close(descriptor)

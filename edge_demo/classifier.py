@@ -11,6 +11,7 @@ from PIL import Image
 
 from edge_demo import images, metadata, preprocess
 from edge_demo.errors import UserError
+from edge_demo.quiet import quiet
 
 
 class Classifier:
@@ -33,8 +34,9 @@ class Classifier:
         )
         self.milliseconds: dict[str, float] = {}
         try:
-            self._interpreter = Interpreter(str(path), num_threads=threads)
-            self._interpreter.allocate_tensors()
+            with quiet():
+                self._interpreter = Interpreter(str(path), num_threads=threads)
+                self._interpreter.allocate_tensors()
         except (ValueError, RuntimeError) as error:
             raise UserError(f"{path}: damaged model ({str(error).splitlines()[0]})") from None
         self._input = self._interpreter.get_input_details()[0]

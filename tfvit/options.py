@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 import re
@@ -10,6 +11,7 @@ from collections.abc import Callable
 import click
 
 from edge_demo.errors import UserError
+from edge_demo.quiet import quiet
 
 # extra: modules that come with it
 EXTRAS = {
@@ -19,11 +21,13 @@ EXTRAS = {
 
 
 def need(extra: str) -> None:
-    """UserError with the pip command if an extra is not installed; then quiets TensorFlow's start."""
+    """Imports TensorFlow without its greeting, or raises UserError with the pip command for an extra."""
     for module in EXTRAS[extra]:
         if importlib.util.find_spec(module) is None:
             raise UserError(f"needs {module}: pip install 'tfvit[{extra}]'")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    with quiet():
+        importlib.import_module("tensorflow")
 
 
 class ImageSize(click.ParamType):

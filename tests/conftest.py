@@ -1,0 +1,114 @@
+"""Real photos, a trained run and an exported folder, each made once per session."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+BIN = Path(sys.executable).parent
+# A model small enough to train in seconds, with everything a large one has.
+SMALL = ("--model", "vit-ti/8", "--image-size", "32", "--set", "depth=2", "--set", "width=48")
+SMALL += ("--set", "heads=3", "--set", "mlp_dim=96")
+
+
+@dataclasses.dataclass(frozen=True)
+class Done:
+    """What a command did: exit code and both outputs."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture(scope="session")
+def tfvit_cli():
+    """Runs `tfvit` in this process, where TensorFlow is imported already: tfvit_cli("info", path)."""
+    from tfvit.cli import main
+
+    return lambda *args: _invoke(main, args)
+
+
+@pytest.fixture(scope="session")
+def edge_cli():
+    """Runs `edge-demo` in this process."""
+    from edge_demo.cli import main
+
+    return lambda *args: _invoke(main, args)
+
+
+def _invoke(main, args) -> Done:
+    result = CliRunner().invoke(main, [str(a) for a in args])
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return Done(result.exit_code, result.stdout, result.stderr)
+
+
+@pytest.fixture(scope="session")
+def process():
+    """Runs an installed command as a real process: process("edge-demo", ..., cwd=folder)."""
+
+    def run(command: str, *args, **kwargs) -> Done:
+        done = subprocess.run(
+            [BIN / command, *map(str, args)], capture_output=True, text=True, check=False, **kwargs
+        )
+        return Done(done.returncode, done.stdout, done.stderr)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def sample_photos() -> dict[str, Image.Image]:
+    """The two real photos that scikit-learn ships, 640x427: a temple and a flower."""
+    from sklearn.datasets import load_sample_images
+
+    china, flower = (Image.fromarray(image) for image in load_sample_images().images)
+    return {"china": china, "flower": flower}
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory, sample_photos) -> Path:
+    """An image folder of two classes, crops of the two photos: 24 for training, 8 for test each."""
+    root = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    for label, photo in sample_photos.items():
+        for split, count in (("train", 24), ("test", 8)):
+            folder = root / split / label
+            folder.mkdir(parents=True)
+            for i in range(count):
+                width, height = rng.integers(60, 200, 2)
+                left = rng.integers(0, photo.width - width)
+                top = rng.integers(0, photo.height - height)
+                crop = photo.crop((left, top, left + width, top + height))
+                crop.save(folder / f"{i:02d}.jpg", quality=90)
+    return root
+
+
+@pytest.fixture(scope="session")
+def digits_run(tmp_path_factory, tfvit_cli) -> Path:
+    """A run folder: a small ViT trained on digits for some seconds."""
+    out = tmp_path_factory.mktemp("runs") / "digits"
+    options = ("--epochs", "6", "--lr", "3e-3", "--crop-min-area", "1", "--no-flip")
+    done = tfvit_cli("train", "--data", "digits", *SMALL, *options, "--out", out)
+    assert done.code == 0, done.err
+    return out
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory, tfvit_cli, digits_run) -> Path:
+    """`tfvit convert --int8` of `digits_run`."""
+    out = tmp_path_factory.mktemp("exported")
+    done = tfvit_cli(
+        *("convert", digits_run, "--data", "digits", "--int8", "--qat-steps", "20", "--out", out)
+    )
+    assert done.code == 0, done.err
+    return out
