@@ -34,6 +34,10 @@ def _layer_seed(name: str) -> tf.Tensor:
     return tf.random.experimental.stateless_fold_in(seed, zlib.crc32(name.encode()) >> 1)
 
 
+def _dropout(x: tf.Tensor, rate: float, name: str) -> tf.Tensor:
+    return tf.nn.experimental.stateless_dropout(x, rate, _layer_seed(name))
+
+
 class Dropout(keras.layers.Layer):
     """Dropout of single values whose mask is a function of the `dropout_seed` and the layer's name."""
 
@@ -44,7 +48,7 @@ class Dropout(keras.layers.Layer):
     def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         if not training or not self.rate:
             return x
-        return tf.nn.experimental.stateless_dropout(x, self.rate, _layer_seed(self.name))
+        return _dropout(x, self.rate, self.name)
 
 
 class StochasticDepth(keras.layers.Layer):
@@ -58,7 +62,7 @@ class StochasticDepth(keras.layers.Layer):
         if not training or not self.rate:
             return x
         ones = tf.ones([tf.shape(x)[0], 1, 1], x.dtype)
-        return x * tf.nn.experimental.stateless_dropout(ones, self.rate, _layer_seed(self.name))
+        return x * _dropout(ones, self.rate, self.name)
 
 
 class ClassToken(keras.layers.Layer):

@@ -1,0 +1,101 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tfvit
+from convert import edge_graph
+from edge_demo.preprocess import PreprocessSpec, normalise
+from tfvit.vit import named_weights
+
+SPEC = PreprocessSpec(16, 24, mean=(120.0, 115.0, 100.0), std=(58.0, 57.0, 60.0))
+MODELS = {
+    "cls": {},
+    "gap": {"pooling": "gap"},
+    "representation layer": {"representation_size": 20},
+    "gap and representation layer": {"pooling": "gap", "representation_size": 20},
+    "dropout and stochastic depth": {"dropout": 0.2, "stochastic_depth": 0.3},
+}
+
+
+def random_model(**changes):
+    """A small model with nothing at its initial value: biases, gains and outlier channels included."""
+    model = tfvit.create_model(
+        "vit-ti/8", 5, (16, 24), width=48, depth=3, mlp_dim=80, heads=3, **changes
+    )
+    rng = np.random.default_rng(0)
+    for name, variable in named_weights(model).items():
+        value = variable.numpy() + rng.normal(
+            0, 0.3 if variable.shape.rank == 1 else 0.08, variable.shape
+        )
+        if name.endswith("/gamma"):
+            value[::7] *= 12
+        variable.assign(value)
+    return model
+
+
+def weights_of(model):
+    return {name: v.numpy() for name, v in named_weights(model).items()}
+
+
+@pytest.mark.parametrize("changes", MODELS.values(), ids=MODELS)
+def test_the_edge_graph_computes_what_the_model_does(changes):
+    model = random_model(**changes)
+    pixels = np.random.default_rng(1).integers(0, 256, (4, 16, 24, 3)).astype(np.float32)
+    expected = model(normalise(pixels, SPEC)).numpy()
+    folded = edge_graph.fold(weights_of(model), model.architecture, SPEC)
+    found = edge_graph.forward(folded, tf.constant(pixels), model.architecture).numpy()
+    assert np.ptp(expected) > 0.5
+    assert np.abs(found - expected).max() < 1e-4 * max(1, np.abs(expected).max())
+
+
+def test_every_site_is_visited_once_and_named():
+    model = random_model()
+    folded = edge_graph.fold(weights_of(model), model.architecture, SPEC)
+    seen = []
+
+    def note(site, x):
+        seen.append(site)
+        return x
+
+    edge_graph.forward(folded, tf.zeros([1, 16, 24, 3]), model.architecture, note)
+    assert len(seen) == len(set(seen))
+    assert set(seen) == set(edge_graph.sites(model.architecture))
+
+
+def test_folding_the_input_takes_grey_levels():
+    rng = np.random.default_rng(0)
+    kernel, bias = rng.normal(size=(8, 8, 3, 5)), rng.normal(size=5)
+    patch = rng.uniform(0, 255, (8, 8, 3))
+    weights = {"embedding/kernel": kernel, "embedding/bias": bias}
+    edge_graph._fold_input(weights, SPEC)
+    expected = np.tensordot((patch - SPEC.mean) / SPEC.std, kernel, 3) + bias
+    found = patch.reshape(-1) @ weights["embedding/kernel"] + weights["embedding/bias"]
+    assert np.allclose(found, expected)
+
+
+def test_folding_a_norm_moves_its_affine_part_into_the_dense_layer():
+    rng = np.random.default_rng(0)
+    gamma, beta, x = rng.normal(size=6), rng.normal(size=6), rng.normal(size=(3, 6))
+    kernel, bias = rng.normal(size=(6, 4)), rng.normal(size=4)
+    weights = {"n/gamma": gamma, "n/beta": beta, "d/kernel": kernel, "d/bias": bias}
+    edge_graph._fold_norm(weights, "n", ["d"])
+    expected = (x * gamma + beta) @ kernel + bias
+    assert np.allclose(x @ weights["d/kernel"] + weights["d/bias"], expected)
+    assert set(weights) == {"d/kernel", "d/bias"}
+
+
+def test_folding_the_attention_scale_divides_the_queries():
+    rng = np.random.default_rng(0)
+    kernel, bias, x = rng.normal(size=(6, 6)), rng.normal(size=6), rng.normal(size=(3, 6))
+    weights = {"q/kernel": kernel, "q/bias": bias}
+    edge_graph._fold_attention_scale(weights, "q", 16)
+    assert np.allclose(x @ weights["q/kernel"] + weights["q/bias"], (x @ kernel + bias) / 4)
+
+
+def test_folding_the_class_token_adds_its_position():
+    model = random_model()
+    weights = weights_of(model)
+    token, position = weights["cls/token"], weights["position/embedding"]
+    edge_graph._fold_class_token(weights, model.architecture)
+    assert np.array_equal(weights["cls/token"], token + position[:, :1])
+    assert np.array_equal(weights["position/embedding"], position[:, 1:])

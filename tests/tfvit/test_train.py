@@ -1,0 +1,237 @@
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from conftest import BIN, SMALL
+from PIL import Image
+
+import tfvit
+from tfvit import checkpoint, optimizer, runs
+
+QUICK = ("--data", "digits", *SMALL, "--crop-min-area", "0.5")
+
+
+def metrics(folder):
+    """The rows of a run without what a clock decides."""
+    return [
+        {k: v for k, v in row.items() if k != "images_per_second"}
+        for row in runs.read_metrics(folder)
+    ]
+
+
+def weights(folder):
+    return checkpoint.read_weights(folder, checkpoint.read_config(folder))
+
+
+def assert_same_run(first, second, tolerance):
+    rows, others = metrics(first), metrics(second)
+    assert len(rows) == len(others)
+    for row, other in zip(rows, others):
+        assert row.keys() == other.keys()
+        for key in row.keys() - {"phase"}:
+            assert row[key] == pytest.approx(other[key], rel=tolerance, abs=tolerance), (row, other)
+
+
+def test_a_run_leaves_metrics_curves_tensorboard_and_checkpoints(digits_run):
+    rows = metrics(digits_run)
+    evaluations = [row for row in rows if row["phase"] == "eval"]
+    assert evaluations[-1]["top1"] > 0.75
+    assert evaluations[-1]["loss"] < evaluations[0]["loss"]
+    best = max(row["top1"] for row in evaluations)
+    assert tfvit.load(digits_run / "best").provenance["metrics"]["top1"] == best
+    last = tfvit.load(digits_run / "last")
+    assert last.provenance["step"] == rows[-1]["step"]
+    assert last.labels == tuple("0123456789")
+    with Image.open(digits_run / "curves.png") as picture:
+        picture.load()
+        assert picture.width > 500
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(digits_run / "tensorboard"), {"tensors": 0}).Reload()
+    assert {"train/loss", "eval/top1"} <= set(events.Tags()["tensors"])
+
+
+def test_the_first_loss_of_a_zero_head_is_that_of_a_uniform_guess(tmp_path, tfvit_cli):
+    done = tfvit_cli("train", *QUICK, "--steps", "1", "--label-smoothing", "0", "--out", tmp_path)
+    assert done.code == 0, done.err
+    assert metrics(tmp_path)[0]["loss"] == pytest.approx(math.log(10), rel=1e-6)
+
+
+def test_killed_and_resumed_ends_as_unbroken(tmp_path, process):
+    command = ("train", *QUICK, "--dropout", "0.1", "--stochastic-depth", "0.1")
+    command += ("--steps", "60", "--eval-every", "15", "--seed", "3", "--out")
+    assert process("tfvit", *command, tmp_path / "whole").code == 0
+    broken = tmp_path / "broken"
+    victim = subprocess.Popen(
+        [BIN / "tfvit", *command, broken], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 120
+    while sum(row["phase"] == "eval" for row in runs.read_metrics(broken)) < 2:
+        assert victim.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    victim.send_signal(signal.SIGKILL)
+    victim.wait()
+    assert metrics(broken)[-1]["step"] < 60
+    done = process("tfvit", "train", "--out", broken, "--resume")
+    assert done.code == 0, done.err
+    assert "resuming after step" in done.out
+    assert_same_run(tmp_path / "whole", broken, 1e-5)
+    first, second = weights(tmp_path / "whole/last"), weights(broken / "last")
+    assert all(np.array_equal(first[name], second[name]) for name in first)
+
+
+def test_resuming_a_finished_run_changes_nothing(digits_run, tfvit_cli):
+    before = metrics(digits_run)
+    done = tfvit_cli("train", "--out", digits_run, "--resume", "--data", "digits")
+    assert done.code == 0, done.err
+    assert metrics(digits_run) == before
+
+
+@pytest.mark.parametrize(
+    "option, message",
+    [
+        ((), "already holds a run; add --resume"),
+        (("--resume", "--lr", "0.5"), "--lr 0.5 is not what the run began with (0.003)"),
+        (("--resume", "--epochs", "7"), "--epochs 7.0 is not what the run began with (6.0)"),
+    ],
+)
+def test_a_run_is_not_overwritten_or_continued_as_another(digits_run, tfvit_cli, option, message):
+    before = metrics(digits_run)
+    done = tfvit_cli("train", "--data", "digits", "--out", digits_run, *option)
+    assert done.code == 2
+    assert message in done.err and len(done.err.splitlines()) == 1
+    assert metrics(digits_run) == before
+
+
+def test_xla_trains_the_same(tmp_path, tfvit_cli):
+    for name, option in (("plain", "--no-xla"), ("xla", "--xla")):
+        done = tfvit_cli("train", *QUICK, "--steps", "8", option, "--out", tmp_path / name)
+        assert done.code == 0, done.err
+    assert_same_run(tmp_path / "plain", tmp_path / "xla", 1e-3)
+
+
+MIRRORED = """
+import sys
+import tensorflow as tf
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
+)
+from tfvit.cli import main
+main(sys.argv[1:], standalone_mode=False)
+"""
+
+
+def test_mirrored_on_two_devices_trains_as_one_device(tmp_path):
+    common = ("train", "--data", "digits", *SMALL, "--steps", "12", "--eval-every", "4", "--out")
+    for strategy in ("one", "mirrored"):
+        arguments = [*common, str(tmp_path / strategy), "--strategy", strategy]
+        subprocess.run([sys.executable, "-c", MIRRORED, *arguments], check=True)
+    assert_same_run(tmp_path / "one", tmp_path / "mirrored", 1e-4)
+
+
+def test_bfloat16_trains_and_keeps_float32_weights(tmp_path, tfvit_cli):
+    done = tfvit_cli(
+        *("train", *QUICK, "--steps", "40", "--lr", "3e-3", "--dtype", "bfloat16"),
+        *("--eval-every", "20", "--out", tmp_path),
+    )
+    assert done.code == 0, done.err
+    losses = [row["loss"] for row in metrics(tmp_path) if row["phase"] == "train"]
+    assert losses[-1] < losses[0]
+    assert all(value.dtype == np.float32 for value in weights(tmp_path / "last").values())
+
+
+def test_unreadable_images_are_skipped_counted_and_named(tmp_path, photos, tfvit_cli):
+    import shutil
+
+    data = tmp_path / "data"
+    shutil.copytree(photos, data)
+    good = (data / "train/china/00.jpg").read_bytes()
+    (data / "train/china/cut.jpg").write_bytes(good[: len(good) // 2])
+    (data / "train/flower/text.jpg").write_text("not a picture")
+    (data / "test/flower/empty.jpg").write_bytes(b"")
+    options = ("--data", data, *SMALL, "--epochs", "2", "--batch-size", "8")
+    done = tfvit_cli("train", *options, "--out", tmp_path / "run")
+    assert done.code == 0, done.err
+    assert "skipped 3 unreadable images" in done.err
+    assert all(name in done.err for name in ("cut.jpg", "text.jpg", "empty.jpg"))
+    strict = tfvit_cli("train", *options, "--strict", "--out", tmp_path / "strict")
+    assert strict.code == 2
+    assert "(and 1 more)" in strict.err and len(strict.err.splitlines()) == 1
+    assert not (tmp_path / "strict").exists()
+
+
+def test_a_diverging_run_stops_and_keeps_the_last_good_checkpoint(tmp_path, tfvit_cli):
+    done = tfvit_cli(
+        *("train", *QUICK, "--steps", "40", "--lr", "1e30", "--clip", "0", "--warmup", "20"),
+        *("--eval-every", "1", "--out", tmp_path),
+    )
+    assert done.code == 2
+    assert "try a lower --lr" in done.err and len(done.err.splitlines()) == 1
+    assert tfvit.load(tmp_path / "last")
+
+
+def test_fine_tuning_at_another_size_and_class_count(tmp_path, photos, digits_run, tfvit_cli):
+    done = tfvit_cli(
+        *("train", "--data", photos, "--init", digits_run, "--image-size", "48x64"),
+        *("--epochs", "1", "--batch-size", "8", "--out", tmp_path),
+    )
+    assert done.code == 0, done.err
+    assert (
+        "resized  position/embedding  class token + 4x4 patches -> class token + 6x8 patches"
+        in done.out
+    )
+    assert "reset    head/kernel  10 -> 2 classes, zero" in done.out
+    model = tfvit.load(tmp_path / "last")
+    assert model.labels == ("china", "flower")
+    assert (model.preprocess.height, model.preprocess.width) == (48, 64)
+
+
+def test_warm_up_and_cosine():
+    schedule = optimizer.WarmupCosine(2.0, 10, 110)
+    for step in range(130):
+        expected = 2.0 * (step + 1) / 10
+        if step >= 10:
+            expected = 2.0 * 0.5 * (1 + math.cos(math.pi * min((step - 10) / 100, 1)))
+        assert float(schedule(step)) == pytest.approx(expected, abs=1e-6)
+
+
+def test_only_kernels_decay():
+    import tensorflow as tf
+
+    from tfvit.vit import named_weights
+
+    model = tfvit.create_model("vit-mu/8", 3, 16)
+    for variable in model.weights:
+        variable.assign(tf.ones_like(variable))
+    adamw = optimizer.adamw(model.trainable_variables, 0.1, 0, 10, weight_decay=0.5)
+    zeros = [tf.zeros_like(v) for v in model.trainable_variables]
+    adamw.apply_gradients(zip(zeros, model.trainable_variables))
+    shrunk = {n for n, v in named_weights(model).items() if not np.allclose(v.numpy(), 1)}
+    assert shrunk == {name for name in named_weights(model) if name.endswith("/kernel")}
+
+
+def test_ctrl_c_says_how_to_go_on(tmp_path):
+    command = [BIN / "tfvit", "train", *QUICK, "--epochs", "500", "--out", tmp_path / "run"]
+    victim = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not runs.read_metrics(tmp_path / "run"):
+        assert victim.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    os.kill(victim.pid, signal.SIGINT)
+    _, errors = victim.communicate(timeout=60)
+    assert victim.returncode == 130
+    assert f"tfvit train --out {tmp_path / 'run'} --resume" in errors
+    assert "Traceback" not in errors
+
+
+def test_the_run_remembers_how_it_was_started(digits_run):
+    settings = json.loads((digits_run / "run.json").read_text())
+    assert settings["data"]["data"] == "digits"
+    assert settings["recipe"]["learning_rate"] == 3e-3
+    assert settings["architecture"]["depth"] == 2
