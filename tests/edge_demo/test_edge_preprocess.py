@@ -213,7 +213,7 @@ def test_to_pixels_is_antialiased_resampling_by_hand(
 @pytest.mark.parametrize("interpolation", INTERPOLATIONS)
 @pytest.mark.parametrize(("edge", "size"), [(256, 224), (320, 224), (64, 56)])
 @pytest.mark.parametrize(
-    ("picture", "limit"), [((600, 400), 0.1), ((400, 600), 0.1), ((640, 427), 8), ((427, 640), 8)]
+    ("picture", "limit"), [((600, 400), 0.5), ((400, 600), 0.5), ((640, 427), 10), ((427, 640), 10)]
 )
 def test_crop_is_the_classical_resize_of_the_shorter_edge_and_central_crop(
     sample_photos, picture, limit, edge, size, interpolation
@@ -228,7 +228,7 @@ def test_crop_is_the_classical_resize_of_the_shorter_edge_and_central_crop(
         classical = classical.crop((left, top, left + size, top + size))
         pixels = to_pixels(image, PreprocessSpec(size, size, "crop", size / edge, interpolation))
         difference = np.abs(pixels.astype(float) - np.asarray(classical, float)).mean()
-        assert difference < limit, name  # whole pixels: the same; else up to half a pixel off
+        assert difference < limit, name  # 10: its long edge and its crop are rounded to pixels
 
 
 @pytest.mark.parametrize("interpolation", INTERPOLATIONS)

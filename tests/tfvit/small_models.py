@@ -13,7 +13,9 @@ SMALL = {"width": 48, "depth": 2, "heads": HEADS, "mlp_dim": 96}
 
 def small(num_classes=5, image_size=(HEIGHT, WIDTH), *, seed=0, name="vit-ti/8", **changes):
     """A small model with random weights."""
-    return randomise(tfvit.create_model(name, num_classes, image_size, **{**SMALL, **changes}), seed)
+    return randomise(
+        tfvit.create_model(name, num_classes, image_size, **{**SMALL, **changes}), seed
+    )
 
 
 def labelled(labels, image_size=(HEIGHT, WIDTH), *, seed=0, **changes):

@@ -45,14 +45,13 @@ def test_training_and_device_see_the_same_grey_levels(
 
 
 @pytest.mark.parametrize("resize", device.RESIZE_MODES)
-def test_a_pipeline_that_does_not_know_the_picture_size_gets_the_same_pixels(pictures, resize):
+def test_a_compiled_pipeline_for_any_picture_size_sees_them_too(pictures, resize):
     spec = PreprocessSpec(48, 64, resize)
     signature = [tf.TensorSpec([None, None, 3], tf.uint8)]
     compiled = tf.function(lambda image: training.to_pixels(image, spec), input_signature=signature)
     for name, picture in pictures.items():
-        image = tf.constant(np.asarray(picture))
-        eager = training.to_pixels(image, spec).numpy()
-        np.testing.assert_array_equal(compiled(image).numpy(), eager, name)
+        in_training = compiled(tf.constant(np.asarray(picture))).numpy().astype(int)
+        assert np.abs(device.to_pixels(picture, spec).astype(int) - in_training).max() <= 1, name
 
 
 @pytest.mark.parametrize(
