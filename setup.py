@@ -11,6 +11,7 @@ TRAIN = [
     "tf-keras>=2.20,<2.22",
     "tensorflow-model-optimization>=0.8.1",
     "tensorflow-datasets>=4.9.8",
+    "importlib-resources",  # which tensorflow-datasets needs to prepare a set, and does not ask for
     "tensorboard>=2.19",
     "safetensors>=0.5",
     "tqdm>=4.66",

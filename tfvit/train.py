@@ -142,7 +142,7 @@ def train(
             pending.append(step_function(next(batches), tf.constant(step)))
             bar.update(size)
             is_evaluation = step % recipe.eval_every == 0 or step == recipe.steps
-            if not is_evaluation and step % LOG_EVERY:
+            if not is_evaluation and len(pending) < LOG_EVERY:
                 continue
             row = _train_row(step, pending, size, began)
             log.add(row)

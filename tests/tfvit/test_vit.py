@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import tensorflow as tf
+import tf_keras as keras
 from small_models import HEADS, HEIGHT, PATCH, SMALL, WIDTH, inputs, randomise, small
 
 import tfvit
@@ -121,7 +122,7 @@ def test_a_model_says_what_it_is():
 @pytest.fixture(scope="module")
 def fresh():
     """Weights of a ViT-Ti/16 by name, fresh, with the hidden layer of pre-training."""
-    tf.keras.utils.set_random_seed(3)
+    keras.utils.set_random_seed(3)
     model = tfvit.create_model("vit-ti/16", 5, 224, depth=2, representation_size=96)
     return {name: variable.numpy() for name, variable in named_weights(model).items()}
 
@@ -189,7 +190,7 @@ def test_fresh_biases_are_those_of_the_reference(fresh):
 
 
 @pytest.mark.parametrize(
-    "rates", [{"dropout": 0.3}, {"stochastic_depth": 0.5}], ids=lambda r: [*r][0]
+    "rates", [{"dropout": 0.3}, {"stochastic_depth": 0.5}], ids=lambda r: next(iter(r))
 )
 def test_dropout_is_a_function_of_its_seed_and_off_in_inference(rates):
     model, images = small(**rates), inputs(8)

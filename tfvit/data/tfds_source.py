@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import logging
 
 import numpy as np
 import tensorflow as tf
@@ -24,18 +25,14 @@ def open_tfds(options: DataOptions, eval_names: tuple[str, ...]) -> Source:
     if options.holdout is not None:
         raise UserError("--split is for image folders; for TFDS use --train-split 'train[:90%]'")
     builder = _builder(tfds, options.data)
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # a line for each retry of a download
     try:
         builder.download_and_prepare()
     except Exception as error:  # whatever the download met: the network, a disk, a manual step
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"{options.data}: cannot be downloaded or prepared ({reason})") from None
     info = builder.info
-    keys = info.supervised_keys or ()
-    if len(keys) != 2 or not isinstance(info.features[keys[1]], tfds.features.ClassLabel):
-        raise UserError(f"{options.data}: not a set of images with one label each")
-    image, label = keys
-    if not isinstance(info.features[image], tfds.features.Image):
-        raise UserError(f"{options.data}: its input {image!r} is not an image")
+    image, label = _keys(tfds, info, options.data)
 
     def split(asked: str | None, names: tuple[str, ...]) -> Split | None:
         chosen = asked or choose(list(info.splits), None, names, options.data)
@@ -61,6 +58,19 @@ def _builder(tfds, data: str):
         raise UserError(f"{data}: no such TFDS set; {hint}") from None
     except Exception as error:  # an unknown config, an invalid name, a missing import of the set
         raise UserError(f"{data}: {' '.join(str(error).split())[:300]}") from None
+
+
+def _keys(tfds, info, data: str) -> tuple[str, str]:
+    """Names of the one image and the one label of an example."""
+
+    def of(kind: type) -> list[str]:
+        return [key for key, feature in info.features.items() if type(feature) is kind]
+
+    images, labels = of(tfds.features.Image), of(tfds.features.ClassLabel)
+    keys = info.supervised_keys or (images[:1] + labels[:1] if len(images + labels) == 2 else ())
+    if len(keys) != 2 or keys[0] not in images or keys[1] not in labels:
+        raise UserError(f"{data}: not a set of images with one label each")
+    return keys[0], keys[1]
 
 
 def _split(tfds, builder, data: str, name: str, image: str, label: str) -> Split:
