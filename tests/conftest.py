@@ -6,6 +6,7 @@ import dataclasses
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ["TFDS_DATA_DIR"] = tempfile.mkdtemp(prefix="tfds")  # no set of the developer's own
 
 BIN = Path(sys.executable).parent
 # A model small enough to train in seconds, with everything a large one has.

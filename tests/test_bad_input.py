@@ -86,7 +86,6 @@ TFVIT = {
     ),
     "value of a field": (("train", "--data", "digits", "--set", "depth=two"), "depth must be"),
     "unknown TFDS set": ((*TRAIN, "--data", "tfds:no_such_set"), "tfds:no_such_set: no such TFDS"),
-    "TFDS without network": ((*TRAIN, "--data", "tfds:beans"), "tfds:beans: cannot be downloaded"),
     "no data": (TRAIN, "--data"),
     "init is no checkpoint": (
         (*TRAIN, "--data", "digits", "--init", "{}/text"),

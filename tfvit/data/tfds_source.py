@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import logging
 
 import numpy as np
@@ -91,21 +92,23 @@ def _split(tfds, builder, data: str, name: str, image: str, label: str) -> Split
         }
 
     def stored() -> Stream:
-        return builder.as_dataset(
+        dataset = builder.as_dataset(
             split=name, shuffle_files=False, decoders={image: tfds.decode.SkipDecoding()}
         )
+        return dataset.map(lambda values: {image: values[image], label: values[label]})
 
     def in_order() -> Stream:
         return stored().enumerate().map(example)
 
     def shuffled(seed: int, start: int) -> Stream:
-        first = start // size
+        def passes():
+            for number in itertools.count(start // size):
+                order = int(np.random.SeedSequence((seed, number)).generate_state(1)[0])
+                one_pass = stored().shuffle(min(size, SHUFFLE_BUFFER), order)
+                done = start % size if number == start // size else 0
+                yield from one_pass.skip(done).as_numpy_iterator()
 
-        def one_pass(number: tf.Tensor) -> Stream:
-            key = tf.random.experimental.stateless_fold_in(tf.constant([seed, 0], tf.int64), number)
-            return stored().shuffle(min(size, SHUFFLE_BUFFER), key[0], False)
-
-        stream = tf.data.Dataset.range(first, np.iinfo(np.int64).max).flat_map(one_pass)
-        return stream.enumerate(first * size).skip(start - first * size).map(example)
+        stream = tf.data.Dataset.from_generator(passes, output_signature=stored().element_spec)
+        return stream.enumerate(start).map(example)
 
     return Split(name, size, None, in_order, shuffled)

@@ -1,0 +1,102 @@
+"""A real TFDS set on disk, written by TFDS itself: what mocked data cannot show."""
+
+import numpy as np
+import pytest
+from conftest import SMALL
+from PIL import Image
+
+from edge_demo.preprocess import PreprocessSpec, to_pixels
+from tfvit.data import DataOptions, open_source, pipeline
+from tfvit.data.augment import Augmentation
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory, photos):
+    """The photos as `tfds:two_photos`; returns the images and labels in the order of TFDS."""
+    import tensorflow as tf
+    import tensorflow_datasets as tfds
+
+    labels = ["china", "flower"]
+    features = tfds.features.FeaturesDict(
+        {
+            "image": tfds.features.Image(encoding_format="png"),
+            "label": tfds.features.ClassLabel(names=labels),
+        }
+    )
+
+    def dataset(split):
+        def examples():
+            for number, label in enumerate(labels):
+                for path in sorted((photos / split / label).iterdir()):
+                    yield {"image": np.asarray(Image.open(path)), "label": number}
+
+        signature = {
+            "image": tf.TensorSpec([None, None, 3], tf.uint8),
+            "label": tf.TensorSpec([], tf.int64),
+        }
+        return tf.data.Dataset.from_generator(examples, output_signature=signature)
+
+    tfds.dataset_builders.store_as_tfds_dataset(
+        name="two_photos",
+        version="1.0.0",
+        features=features,
+        split_datasets={split: dataset(split) for split in ("train", "test")},
+        data_dir=tfds.core.constants.DATA_DIR,
+    )
+    return tfds.as_numpy(tfds.load("two_photos", split="test"))
+
+
+def test_pixels_and_labels_are_those_that_were_stored(stored):
+    source = open_source(DataOptions("tfds:two_photos"))
+    assert (source.labels, source.train.size, source.eval.size) == (("china", "flower"), 48, 16)
+    spec = PreprocessSpec(24, 32)
+    (batch,) = pipeline.eval_batches(source.eval, spec, 16, unreadable={}).as_numpy_iterator()
+    for pixels, label, expected in zip(batch["pixels"], batch["label"], stored):
+        assert label == expected["label"]
+        assert np.array_equal(pixels, to_pixels(Image.fromarray(expected["image"]), spec))
+
+
+def test_a_split_expression_and_resuming_in_the_middle(stored):
+    options = DataOptions("tfds:two_photos", train_split="train[:75%]", eval_split="train[75%:]")
+    source = open_source(options)
+    assert (source.train.size, source.eval.size) == (36, 12)
+
+    def batches(start, count):
+        stream = pipeline.train_batches(
+            *(source.train, PreprocessSpec(16, 16), 8),
+            augmentation=Augmentation(),
+            seed=5,
+            start_step=start,
+            unreadable={},
+        )
+        return list(stream.take(count).as_numpy_iterator())
+
+    whole, resumed = batches(0, 12), batches(7, 5)  # two epochs and a half, from within the second
+    for batch, other in zip(whole[7:], resumed):
+        assert all(np.array_equal(batch[key], other[key]) for key in batch)
+    assert not np.array_equal(whole[0]["label"], whole[1]["label"]) or not np.array_equal(
+        whole[0]["pixels"], whole[1]["pixels"]
+    )
+
+
+def test_training_from_tfds(stored, tmp_path, tfvit_cli):
+    done = tfvit_cli(
+        *("train", "--data", "tfds:two_photos", *SMALL, "--epochs", "8", "--batch-size", "8"),
+        *("--lr", "3e-3", "--out", tmp_path / "run"),
+    )
+    assert done.code == 0, done.err
+    assert "48 training, 16 held out, 2 classes" in done.out
+
+
+def test_a_set_that_cannot_be_downloaded_is_one_line(monkeypatch, tmp_path, tfvit_cli):
+    import requests
+
+    def refuse(*args, **kwargs):
+        raise requests.ConnectionError("the network is unreachable")
+
+    monkeypatch.setattr(requests.Session, "get", refuse)
+    done = tfvit_cli("train", "--data", "tfds:beans", *SMALL, "--out", tmp_path / "run")
+    assert done.code == 2
+    line = "error: tfds:beans: cannot be downloaded or prepared (the network is unreachable)"
+    assert line in done.err.splitlines()
+    assert not (tmp_path / "run").exists()
