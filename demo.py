@@ -69,9 +69,11 @@ def main() -> None:
     ]  # fmt: skip
     held_out = f"{OUT}/images ({len(results)} PNG files)"
     rows.append(["edge-demo int8", percent(edge_accuracy), "", f"{milliseconds:.3f} ms", held_out])
+    picture(results, labels, OUT / "digits.png")
     print()
     print(table(rows, ["digits, held out", "accuracy", "size", "per image", "where"]))
-    print(f"\n{OUT}/summary.json, {OUT}/training/curves.png ({summary['seconds']:.0f} s)")
+    pictures = f"{OUT}/digits.png, {OUT}/training/curves.png"
+    print(f"\n{OUT}/summary.json, {pictures} ({summary['seconds']:.0f} s)")
 
 
 def save_held_out(folder: Path) -> dict[str, str]:
@@ -85,6 +87,23 @@ def save_held_out(folder: Path) -> dict[str, str]:
         path.write_bytes(example["data"].numpy())
         labels[str(path)] = str(int(example["label"]))
     return labels
+
+
+def picture(results: list[dict], labels: dict[str, str], path: Path) -> None:
+    """Draws what edge-demo said of some digits: the wrong ones first, in red."""
+    from matplotlib.figure import Figure
+    from PIL import Image
+
+    shown = sorted(results, key=lambda r: r["label"] == labels[r["source"]])[:40]
+    figure = Figure(figsize=(10, 5.4), layout="constrained")
+    for axis, result in zip(figure.subplots(4, 10).flat, shown):
+        right = result["label"] == labels[result["source"]]
+        axis.imshow(Image.open(result["source"]), cmap="gray")
+        title = f"{result['label']}  {100 * result['score']:.0f} %"
+        axis.set_title(title, fontsize=10, color="black" if right else "crimson")
+        axis.axis("off")
+    figure.suptitle("edge-demo with int8.tflite on held-out digits; mistakes in red, first")
+    figure.savefig(path, dpi=100)
 
 
 if __name__ == "__main__":

@@ -37,8 +37,14 @@ def main():
 @data_options(required=False)
 @click.option("--out", type=PATH, required=True, help="Folder of the run.")
 @click.option("--model", help="As vit-ti/16: mu, ti, s, b, l, h / patch.  [default: vit-ti/16]")
-@click.option("--image-size", type=ImageSize(), help="Of the model's input.  [default: 224]")
-@click.option("--set", "settings", type=Setting(), multiple=True, help="Any field: depth=6.")
+@click.option("--image-size", type=ImageSize(), help="N or HEIGHTxWIDTH.  [default: 224]")
+@click.option(
+    "--set",
+    "settings",
+    type=Setting(),
+    multiple=True,
+    help="Any field of the architecture, as depth=6.",
+)
 @click.option("--pooling", type=click.Choice(["cls", "gap"]), help="[default: cls]")
 @click.option("--init", help="Checkpoint or run folder to start from; its model is the default.")
 @click.option("--epochs", type=click.FloatRange(0, min_open=True), default=30, show_default=True)
@@ -64,9 +70,21 @@ def main():
     type=click.Choice(["squash", "crop"]),
     help="How any picture becomes the input.  [default: squash]",
 )
-@click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32")
-@click.option("--strategy", type=click.Choice(["auto", "one", "mirrored"]), default="auto")
-@click.option("--xla/--no-xla", default=None, help="[default: on where there is a GPU]")
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "bfloat16"]),
+    default="float32",
+    show_default=True,
+    help="Of the computation; weights are float32.",
+)
+@click.option(
+    "--strategy",
+    type=click.Choice(["auto", "one", "mirrored"]),
+    default="auto",
+    show_default=True,
+    help="One device, or a copy on each GPU.",
+)
+@click.option("--xla/--no-xla", default=None, help="Compile.  [default: where there is a GPU]")
 @click.option("--eval-every", type=click.IntRange(1), help="Steps.  [default: an epoch or 1/20]")
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True)
 @click.option("--resume", is_flag=True, help="Go on with the run in --out, if there is one.")
@@ -213,7 +231,13 @@ def info(path, json_file):
 @click.argument("name")
 @click.option("--classes", type=click.IntRange(1), default=1000, show_default=True)
 @click.option("--image-size", type=ImageSize(), default="224", show_default=True)
-@click.option("--set", "settings", type=Setting(), multiple=True, help="Any field: pooling=gap.")
+@click.option(
+    "--set",
+    "settings",
+    type=Setting(),
+    multiple=True,
+    help="Any field of the architecture, as pooling=gap.",
+)
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True)
 @click.option("--out", type=PATH, required=True, help="Checkpoint folder to write.")
 def create(name, classes, image_size, settings, seed, out):
@@ -246,7 +270,7 @@ def create(name, classes, image_size, settings, seed, out):
 @click.option(
     "--int8", is_flag=True, help="Also int8, by quantization-aware fine-tuning on --data."
 )
-@click.option("--image-size", type=ImageSize(), help="Input to export for.  [default: as trained]")
+@click.option("--image-size", type=ImageSize(), help="N or HEIGHTxWIDTH.  [default: as trained]")
 @click.option("--out", type=PATH, required=True, help="Folder for the exported files.")
 @click.option("--qat-steps", type=click.IntRange(0), default=200, show_default=True)
 @click.option("--qat-lr", type=float, default=2e-4, show_default=True, help="Relative to weights.")

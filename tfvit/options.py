@@ -33,7 +33,7 @@ def need(extra: str) -> None:
 class ImageSize(click.ParamType):
     """N, or HEIGHTxWIDTH, in pixels."""
 
-    name = "N|HxW"
+    name = "pixels"
 
     def convert(self, value, param, ctx) -> tuple[int, int]:
         if isinstance(value, (tuple, list)):
