@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import json
 import zipfile
+import zlib
 
-from edge_demo.metadata import DESCRIPTION_FILE, LABELS_FILE
+from edge_demo.metadata import CHECKSUM, DESCRIPTION_FILE, LABELS_FILE
 from edge_demo.preprocess import PreprocessSpec
 
 EPOCH = (1980, 1, 1, 0, 0, 0)  # a fixed time stamp: the same export gives the same bytes
@@ -17,7 +18,7 @@ def add(model: bytes, labels: tuple[str, ...], spec: PreprocessSpec, description
 
     spec: of the file's own input. description: scheme and provenance, JSON types.
     """
-    content = {**description, "preprocess": spec.to_json()}
+    content = {CHECKSUM: zlib.crc32(model), **description, "preprocess": spec.to_json()}
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as file:
         for name, text in (

@@ -66,8 +66,8 @@ class Classifier:
         if isinstance(image, (str, Path)):
             image = images.read_rgb(image)
         elif isinstance(image, np.ndarray):
-            image = Image.fromarray(image)
-        if image.mode != "RGB":
+            image = images.from_array(image)
+        else:
             image = images.to_rgb(image)
         decoded = time.perf_counter()
         pixels = preprocess.to_pixels(image, self.preprocess)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import click
 
@@ -22,14 +26,35 @@ Examples:
 class OneLineErrors:
     """Mixed into a click command: errors that a user can put right end as one line on stderr."""
 
+    def make_context(self, *args, **kwargs) -> click.Context:
+        with _one_line():
+            return super().make_context(*args, **kwargs)
+
     def invoke(self, ctx: click.Context):
-        try:
+        with _one_line():
             return super().invoke(ctx)
-        except UserError as error:
-            click.echo(f"error: {error}", err=True)
-            sys.exit(error.exit_code)
-        except BrokenPipeError:  # whoever read the output has seen enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@contextlib.contextmanager
+def _one_line() -> Iterator[None]:
+    try:
+        yield
+    except UserError as error:
+        _fail(str(error), error.exit_code)
+    except click.exceptions.NoArgsIsHelpError:
+        raise
+    except click.UsageError as error:
+        where = f" (see {error.ctx.command_path} --help)" if error.ctx else ""
+        _fail(error.format_message().replace("\n", " ") + where, error.exit_code)
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is still buffered has nowhere to go
+        if error.errno != errno.EPIPE:  # else whoever read the output has seen enough
+            _fail(error.strerror or str(error), UserError.exit_code)
+
+
+def _fail(message: str, exit_code: int) -> NoReturn:
+    click.echo(f"error: {message}", err=True)
+    sys.exit(exit_code)
 
 
 class Command(OneLineErrors, click.Command):
@@ -53,6 +78,8 @@ def main(model: Path, source: str, top: int, as_json: bool, threads: int | None,
     from edge_demo import images
     from edge_demo.classifier import Classifier
 
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")  # a bar in a terminal that has no such character
     files = images.find(source)
     classifier = Classifier(model, threads)
     width = max(len(label) for label in classifier.labels)

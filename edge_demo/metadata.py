@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import zipfile
+import zlib
 from pathlib import Path
 
 from edge_demo.errors import UserError
@@ -16,6 +17,7 @@ from edge_demo.preprocess import PreprocessSpec
 
 LABELS_FILE = "labels.txt"
 DESCRIPTION_FILE = "tfvit.json"
+CHECKSUM = "graph_crc32"  # of the bytes before the zip: a damaged graph can crash the runtime
 TFLITE_MAGIC = b"TFL3"  # at byte 4 of every .tflite
 
 
@@ -41,14 +43,21 @@ def read(path: str | Path) -> Metadata:
     """
     try:
         if not is_tflite(path):
-            raise UserError(f"{path}: not a .tflite file")
+            raise UserError("not a .tflite file")
         with zipfile.ZipFile(path) as archive:
-            labels = archive.read(LABELS_FILE).decode().splitlines()
-            description = json.loads(archive.read(DESCRIPTION_FILE))
+            labels = archive.read(LABELS_FILE).decode().split("\n")[:-1]
+            description = dict(json.loads(archive.read(DESCRIPTION_FILE)))
+            graph_size = min(entry.header_offset for entry in archive.infolist())
+        with open(path, "rb") as file:
+            checksum = zlib.crc32(file.read(graph_size))
+        if description.pop(CHECKSUM) != checksum:
+            raise UserError("damaged model (its checksum differs); copy or export it again")
         spec = PreprocessSpec.from_json(description.pop("preprocess"))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}") from None
-    except (zipfile.BadZipFile, KeyError, json.JSONDecodeError, UnicodeDecodeError):
+    except (zipfile.BadZipFile, KeyError, TypeError, ValueError):
         raise UserError(
             f"{path}: no labels and preprocessing inside; export it with `tfvit convert`"
         ) from None

@@ -6,6 +6,7 @@ The TensorFlow implementation of the same spec is `tfvit.preprocess`; one test h
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import numpy as np
 from PIL import Image
@@ -41,22 +42,25 @@ class PreprocessSpec:
     def __post_init__(self) -> None:
         for name in ("mean", "std"):
             values = getattr(self, name)
-            if not isinstance(values, (list, tuple)) or len(values) != 3:
+            numbers = isinstance(values, (list, tuple)) and all(map(_is_number, values))
+            if not numbers or len(values) != 3:
                 raise UserError(f"preprocessing: {name} must be three numbers, not {values!r}")
             object.__setattr__(self, name, tuple(float(v) for v in values))
-        if self.height < 1 or self.width < 1:
-            raise UserError(f"preprocessing: size {self.height}x{self.width} is not positive")
+        for name in ("height", "width"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise UserError(f"preprocessing: {name} {value!r} is not a positive whole number")
         if self.resize not in RESIZE_MODES:
             raise UserError(
                 f"preprocessing: resize {self.resize!r} is not one of {', '.join(RESIZE_MODES)}"
             )
-        if self.interpolation not in INTERPOLATIONS:
+        if self.interpolation not in tuple(INTERPOLATIONS):
             raise UserError(
                 f"preprocessing: interpolation {self.interpolation!r} is not one of "
                 f"{', '.join(INTERPOLATIONS)}"
             )
-        if not 0 < self.crop_fraction <= 1:
-            raise UserError(f"preprocessing: crop_fraction {self.crop_fraction} is not in (0, 1]")
+        if not (_is_number(self.crop_fraction) and 0 < self.crop_fraction <= 1):
+            raise UserError(f"preprocessing: crop_fraction {self.crop_fraction!r} is not in (0, 1]")
         if min(self.std) <= 0:
             raise UserError(f"preprocessing: std {self.std} is not positive")
 
@@ -83,9 +87,13 @@ class PreprocessSpec:
         if self.resize == "squash":
             return 0.0, 0.0, float(width), float(height)
         scale = self.crop_fraction * min(height / self.height, width / self.width)
-        box_h, box_w = self.height * scale, self.width * scale
+        box_h, box_w = min(self.height * scale, height), min(self.width * scale, width)
         left, top = (width - box_w) / 2, (height - box_h) / 2
-        return left, top, left + box_w, top + box_h
+        return left, top, width - left, height - top
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
 
 
 def to_pixels(image: Image.Image, spec: PreprocessSpec) -> np.ndarray:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Sends file descriptors 1 and 2 to nowhere within the block; exceptions pass as ever."""
-    for stream in (sys.stdout, sys.stderr):
+    for stream in filter(None, (sys.stdout, sys.stderr)):
         stream.flush()
     saved = [os.dup(1), os.dup(2)]
     with open(os.devnull, "w") as sink:
@@ -20,7 +20,7 @@ def quiet() -> Iterator[None]:
                 os.dup2(sink.fileno(), descriptor)
             yield
         finally:
-            for stream in (sys.stdout, sys.stderr):
+            for stream in filter(None, (sys.stdout, sys.stderr)):
                 stream.flush()
             for descriptor, copy in zip((1, 2), saved):
                 os.dup2(copy, descriptor)

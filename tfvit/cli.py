@@ -113,7 +113,7 @@ def train(ctx, out, resume, strategy, xla, strict, **options):
         _same_options(ctx, stored["options"], options)
         options = stored["options"]
     elif not options["data"]:
-        raise click.UsageError("Missing option '--data'.")
+        raise UserError("needs --data (see tfvit train --help)")
     from tfvit.data import open_source, pipeline
     from tfvit.train import Run
     from tfvit.train import train as run_training

@@ -33,10 +33,9 @@ PARAMETERS = [
     # 380 more rows of position embedding
     ("vit-b/16", 1000, 384, {}, 86_567_656 + (24 * 24 - 14 * 14) * 768),
     # neither a class token nor its position
-    ("vit-b/16", 1000, 224, {"pooling": "gap"}, 86_567_656 - 2 * 768),
+    ("vit-ti/16", 1000, 224, {"pooling": "gap"}, 5_717_416 - 2 * 192),
     # ImageNet-21k heads, with the hidden layer of pre-training
     ("vit-b/16", 21843, 224, {"representation_size": 768}, 103_186_515),
-    ("vit-l/16", 1000, 224, {"representation_size": 1024}, 304_326_632 + 1024 * 1024 + 1024),
     ("vit-l/16", 21843, 224, {"representation_size": 1024}, 326_740_307),
 ]
 
