@@ -98,9 +98,12 @@ def _is_number(value: object) -> bool:
 
 def to_pixels(image: Image.Image, spec: PreprocessSpec) -> np.ndarray:
     """An RGB Pillow image resized as `spec` says: uint8 [height, width, 3]."""
-    box = spec.source_box(image.height, image.width)
-    size = (spec.width, spec.height)
-    return np.asarray(image.resize(size, INTERPOLATIONS[spec.interpolation], box=box))
+    left, top, right, bottom = spec.source_box(image.height, image.width)
+    kernel = INTERPOLATIONS[spec.interpolation]
+    # Columns, then rows: each axis rounds and clips, and Pillow's own order is not always this one.
+    image = image.resize((spec.width, image.height), kernel, box=(left, 0, right, image.height))
+    image = image.resize((spec.width, spec.height), kernel, box=(0, top, spec.width, bottom))
+    return np.asarray(image)
 
 
 def normalise(pixels: np.ndarray, spec: PreprocessSpec) -> np.ndarray:

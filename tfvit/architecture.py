@@ -59,12 +59,15 @@ class Architecture:
         size = self.image_size
         size = (size, size) if isinstance(size, int) else tuple(size)
         object.__setattr__(self, "image_size", size)
+        if len(size) != 2 or not all(isinstance(n, int) and n > 0 for n in size):
+            raise UserError(f"image size {size} is not a height and a width in pixels")
         for field in ("num_classes", "patch_size", "width", "depth", "mlp_dim", "heads"):
             value = getattr(self, field)
             if not isinstance(value, int) or value < 1:
                 raise UserError(f"model {self.name}: {field} must be at least 1, not {value!r}")
-        if len(size) != 2 or min(size) < 1 or any(n % self.patch_size for n in size):
-            lower = max(self.patch_size, size[0] // self.patch_size * self.patch_size)
+        uneven = [n for n in size if n % self.patch_size]
+        if uneven:
+            lower = max(self.patch_size, uneven[0] // self.patch_size * self.patch_size)
             raise UserError(
                 f"image size {'x'.join(map(str, size))} is not divisible by the patch size "
                 f"{self.patch_size} of {self.name}; take {lower} or {lower + self.patch_size}"
@@ -80,9 +83,16 @@ class Architecture:
             )
         if self.pooling not in POOLINGS:
             raise UserError(f"pooling {self.pooling!r} is not one of {', '.join(POOLINGS)}")
+        hidden = self.representation_size
+        if hidden is not None and (not isinstance(hidden, int) or hidden < 1):
+            raise UserError(f"representation_size must be at least 1 or none, not {hidden!r}")
+        epsilon = self.layer_norm_epsilon
+        if not isinstance(epsilon, float) or not 0 < epsilon < 1:
+            raise UserError(f"layer_norm_epsilon {epsilon!r} is not in (0, 1)")
         for field in ("dropout", "stochastic_depth"):
-            if not 0 <= getattr(self, field) < 1:
-                raise UserError(f"{field} {getattr(self, field)} is not in [0, 1)")
+            rate = getattr(self, field)
+            if not isinstance(rate, (int, float)) or not 0 <= rate < 1:
+                raise UserError(f"{field} {rate!r} is not in [0, 1)")
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -118,7 +128,7 @@ class Architecture:
 
 
 def named(
-    name: str, num_classes: int, image_size: int | tuple[int, int] = 224, **changes
+    name: str, num_classes: int, image_size: int | tuple[int, int] = 224, /, **changes
 ) -> Architecture:
     """The architecture of "vit-VARIANT/PATCH", such as "vit-b/16" or "vit-ti/4".
 
@@ -131,6 +141,9 @@ def named(
         close = difflib.get_close_matches(name.lower().split("/")[0], VARIANTS, n=1, cutoff=0.5)
         hint = f"did you mean {close[0]}/16? " if close else ""
         raise UserError(f"unknown model {name!r}: {hint}known are {known} (PATCH in pixels)")
+    taken = sorted({"name", "num_classes", "image_size", "patch_size"} & changes.keys())
+    if taken:
+        raise UserError(f"{taken[0]} is not set as a further field: it is given apart")
     width, depth, mlp_dim, heads = VARIANTS[match[1]]
     values = {"width": width, "depth": depth, "mlp_dim": mlp_dim, "heads": heads, **changes}
     return Architecture.from_json(

@@ -28,8 +28,11 @@ def save(model, folder: str | Path, optimizer: dict[str, np.ndarray] | None = No
 
     model: a `VisionTransformer`; its `provenance` is stored with the versions of the libraries.
     optimizer: the state that resuming needs beside the weights, by name.
-    Raises UserError if the disk refuses; what was there before is then untouched.
+    Raises UserError if the disk refuses or something else is in its place, which is then untouched.
     """
+    folder = Path(folder).resolve()
+    if folder.exists() and not (folder.is_dir() and ((folder / CONFIG).exists() or _empty(folder))):
+        raise UserError(f"{folder}: is not a checkpoint folder; choose another name")
     from safetensors.numpy import save as serialise
 
     from tfvit.vit import named_weights
@@ -43,7 +46,7 @@ def save(model, folder: str | Path, optimizer: dict[str, np.ndarray] | None = No
         "provenance": {**model.provenance, "versions": _versions()},
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
     }
-    with atomic_folder(Path(folder)) as temporary:
+    with atomic_folder(folder) as temporary:
         (temporary / WEIGHTS).write_bytes(weights)
         if optimizer is not None:
             (temporary / OPTIMIZER).write_bytes(serialise(optimizer))
@@ -54,6 +57,7 @@ def find(path: str | Path) -> Path:
     """The checkpoint folder that a path means: itself, or the best one of a run folder."""
     path = Path(path)
     best = path / "best"
+    recover(best)
     return best if not (path / CONFIG).exists() and best.is_dir() else path
 
 
@@ -71,15 +75,20 @@ def read_config(folder: str | Path) -> dict:
     try:
         config = json.loads(path.read_text("utf-8"))
         if config["format"] > FORMAT:
-            raise UserError(f"{path}: written by a newer tfvit (format {config['format']})")
+            raise UserError(f"written by a newer tfvit (format {config['format']})")
         config["architecture"] = Architecture.from_json(config["architecture"])
         config["preprocess"] = PreprocessSpec.from_json(config["preprocess"])
         config["labels"] = tuple(config["labels"])
         if len(config["labels"]) != config["architecture"].num_classes:
-            raise UserError(f"{path}: {len(config['labels'])} labels for other classes")
-        config["provenance"], config["weights_sha256"]
+            raise UserError(f"{len(config['labels'])} labels for another number of classes")
+        if len(config["weights_sha256"]) != 64 or not isinstance(config["provenance"], dict):
+            raise TypeError("weights_sha256 or provenance is not one")
     except FileNotFoundError:
         raise UserError(f"{folder}: no {CONFIG} inside, not a checkpoint folder") from None
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}") from None
     except KeyError as error:
         raise UserError(f"{path}: damaged, {error} is missing") from None
     except (json.JSONDecodeError, UnicodeDecodeError, TypeError, AttributeError) as error:
@@ -151,6 +160,10 @@ def assign(model, weights: dict[str, np.ndarray], where: str) -> None:
                 f"the model's is {tuple(variable.shape)}"
             )
         variable.assign(weights[name])
+
+
+def _empty(folder: Path) -> bool:
+    return next(folder.iterdir(), None) is None
 
 
 def _versions() -> dict[str, str]:

@@ -11,7 +11,7 @@ from edge_demo.errors import UserError
 from tfvit import checkpoint, posemb
 from tfvit.vit import VisionTransformer, named_weights
 
-SAME = ("patch_size", "width", "depth", "mlp_dim", "heads")
+SAME = ("patch_size", "width", "depth", "mlp_dim", "heads", "layer_norm_epsilon")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +36,8 @@ def initialise(model: VisionTransformer, folder: str | Path) -> Transfer:
     """Gives a model the weights of a checkpoint, as the paper fine-tunes (section 3.2).
 
     Position embeddings are interpolated in 2-D to the new grid. The head is set to zero, unless both
-    know the same labels in the same order. A pre-logits layer that the model does not have is dropped.
+    know the same labels in the same order and read the same features. A pre-logits layer that the
+    model does not have is dropped.
     Raises UserError if the checkpoint is of another shape than the model.
     """
     config = checkpoint.read_config(folder)
@@ -48,11 +49,15 @@ def initialise(model: VisionTransformer, folder: str | Path) -> Transfer:
                 f"{folder}: is {old.name} with {field} {getattr(old, field)}, "
                 f"which does not fit {new.name} with {field} {getattr(new, field)}"
             )
+    same_head = (config["labels"], old.representation_size) == (
+        model.labels,
+        new.representation_size,
+    )
     result = Transfer([], {}, {}, {})
     variables = named_weights(model)
     for name, variable in variables.items():
         shape = tuple(variable.shape)
-        if name.startswith("head/") and config["labels"] != model.labels:
+        if name.startswith("head/") and not same_head:
             variable.assign(np.zeros(shape, np.float32))
             result.reset[name] = f"{old.num_classes} -> {new.num_classes} classes, zero"
         elif name not in weights:
@@ -61,9 +66,8 @@ def initialise(model: VisionTransformer, folder: str | Path) -> Transfer:
             value = _position(weights[name][0], old, new, variable.numpy()[0])
             variable.assign(value[np.newaxis])
             result.resized[name] = f"{_grid(old)} -> {_grid(new)}"
-        elif weights[name].shape != shape:  # only the head's input, after another pre-logits layer
-            variable.assign(np.zeros(shape, np.float32))
-            result.reset[name] = f"{weights[name].shape} -> {shape}, zero"
+        elif weights[name].shape != shape:  # only a pre-logits layer of another width
+            result.reset[name] = f"{weights[name].shape} -> {shape}, initial value"
         else:
             variable.assign(weights[name])
             result.loaded.append(name)

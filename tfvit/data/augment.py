@@ -9,14 +9,17 @@ import tensorflow as tf
 
 from edge_demo.errors import UserError
 from edge_demo.preprocess import PreprocessSpec
-from tfvit.preprocess import resize_box
+from tfvit.preprocess import resize_box, to_pixels
 
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """crop_min_area: smallest part of the picture that the Inception crop keeps (arXiv 1409.4842; 0.05
-    in the ViT reference code); 1 turns it off. flip: mirror every other picture; wrong for digits and
-    text."""
+    """What a picture goes through before it is trained on.
+
+    crop_min_area: smallest part of it that the Inception crop keeps (arXiv 1409.4842; 0.05 in the ViT
+        reference code); 1 takes the picture as the spec has it.
+    flip: mirror every other picture; wrong for digits and text.
+    """
 
     crop_min_area: float = 0.05
     flip: bool = True
@@ -38,10 +41,9 @@ def augment(
 
     seed: int32 [2]; the same seed gives the same view.
     """
-    shape = tf.shape(image)
     if options.crop_min_area < 1:
         begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
-            shape,
+            tf.shape(image),
             tf.zeros([1, 0, 4]),
             seed,
             min_object_covered=0.0,
@@ -52,10 +54,9 @@ def augment(
         )
         corners = tf.cast(tf.stack([begin[:2], begin[:2] + size[:2]]), tf.float32)
         box = tf.stack([corners[0, 1], corners[0, 0], corners[1, 1], corners[1, 0]])
+        view = resize_box(image, box, spec)
     else:
-        height, width = tf.cast(shape[0], tf.float32), tf.cast(shape[1], tf.float32)
-        box = tf.stack([0.0, 0.0, width, height])
-    view = resize_box(image, box, spec)
+        view = to_pixels(image, spec)
     if options.flip:
         view = tf.image.stateless_random_flip_left_right(
             view, tf.random.experimental.stateless_fold_in(seed, 1)

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from tfvit.data.source import DataOptions, Source, Split, held_out, indexed_split
+from tfvit.data.source import DataOptions, Source, Split, held_out, indexed_split, no_named_splits
 
 HOLDOUT = 0.2
 LABELS = tuple("0123456789")
@@ -25,6 +25,7 @@ def png_files() -> tuple[list[bytes], list[int]]:
 
 def open_digits(options: DataOptions) -> Source:
     """The digits, a fifth of them (or `options.holdout`) held out by content."""
+    no_named_splits(options)
     files, labels = png_files()
     fraction = HOLDOUT if options.holdout is None else options.holdout
     held = [held_out(data, fraction) for data in files]

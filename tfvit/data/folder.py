@@ -18,6 +18,7 @@ from tfvit.data.source import (
     choose,
     held_out,
     indexed_split,
+    no_named_splits,
 )
 
 HASHED_BYTES = 65_536  # of each file, with its length: enough to tell photos apart
@@ -53,6 +54,7 @@ def _classes_alone(root: Path, options: DataOptions) -> Source:
     """`root` holds class folders: the held-out part is chosen by content."""
     if options.holdout is None:
         raise UserError(f"{root}: no train/ and test/ inside; add --split 0.1 to hold out a tenth")
+    no_named_splits(options)
     labels, files = _labelled_files(root, None)
     parts: dict[bool, list[tuple[Path, int]]] = {False: [], True: []}
     for path, label in files:
@@ -92,7 +94,8 @@ def _labelled_files(
     for folder in folders:
         if folder.name not in names:
             raise UserError(f"{folder}: class {folder.name!r} is not among {', '.join(names)}")
-        found = [p for p in sorted(folder.rglob("*")) if p.suffix.lower() in EXTENSIONS]
+        paths = sorted(folder.rglob("*"))
+        found = [p for p in paths if p.suffix.lower() in EXTENSIONS and p.is_file()]
         if not found:
             raise UserError(f"{folder}: no images ({', '.join(EXTENSIONS)}) of this class")
         files += [(p, names.index(folder.name)) for p in found]

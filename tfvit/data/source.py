@@ -93,6 +93,13 @@ def choose(
     return asked
 
 
+def no_named_splits(options: DataOptions) -> None:
+    """UserError if a split is asked for by name where the data has none."""
+    for asked in (options.train_split, options.eval_split):
+        if asked is not None:
+            raise UserError(f"{options.data}: has no splits to choose {asked!r} from; use --split")
+
+
 def held_out(data: bytes, fraction: float) -> bool:
     """Whether a file with this content belongs to the held-out part: stable, whatever else there is.
 

@@ -79,26 +79,29 @@ def _split(tfds, builder, data: str, name: str, image: str, label: str) -> Split
         size = builder.info.splits[name].num_examples
     except Exception as error:  # TFDS has several for an invalid expression
         known = ", ".join(builder.info.splits)
-        raise UserError(f"{data}: no split {name!r} ({error}); there are {known}") from None
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"{data}: no split {name!r} ({reason}); there are {known}") from None
     if not size:
         raise UserError(f"{data}: split {name!r} is empty")
 
-    def example(index: tf.Tensor, values: dict) -> dict[str, tf.Tensor]:
+    def named(place: tf.Tensor, values: dict) -> dict[str, tf.Tensor]:
         return {
-            "index": index,
-            "name": tf.strings.join([f"{data}/{name}", tf.strings.as_string(index % size)], "#"),
+            "name": tf.strings.join([f"{data}/{name}", tf.strings.as_string(place)], "#"),
             "data": values[image],
             "label": tf.cast(values[label], tf.int64),
         }
+
+    def numbered(index: tf.Tensor, values: dict) -> dict[str, tf.Tensor]:
+        return {"index": index, **values}
 
     def stored() -> Stream:
         dataset = builder.as_dataset(
             split=name, shuffle_files=False, decoders={image: tfds.decode.SkipDecoding()}
         )
-        return dataset.map(lambda values: {image: values[image], label: values[label]})
+        return dataset.enumerate().map(named)
 
     def in_order() -> Stream:
-        return stored().enumerate().map(example)
+        return stored().enumerate().map(numbered)
 
     def shuffled(seed: int, start: int) -> Stream:
         def passes():
@@ -109,6 +112,6 @@ def _split(tfds, builder, data: str, name: str, image: str, label: str) -> Split
                 yield from one_pass.skip(done).as_numpy_iterator()
 
         stream = tf.data.Dataset.from_generator(passes, output_signature=stored().element_spec)
-        return stream.enumerate(start).map(example)
+        return stream.enumerate(start).map(numbered)
 
     return Split(name, size, None, in_order, shuffled)
