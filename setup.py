@@ -25,7 +25,6 @@ setup(
     description="From a folder of photos to a Vision Transformer that runs fast and right on a device",
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
-    license="Apache-2.0",
     python_requires=">=3.10,<3.14",
     packages=["tfvit", "tfvit.data", "tfvit.evaluate", "convert", "edge_demo"],
     install_requires=["numpy>=1.26", "pillow>=10.1", "click>=8.1", "ai-edge-litert>=2.1"],

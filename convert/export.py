@@ -36,8 +36,8 @@ VERSIONED = ("tensorflow", "tensorflow-model-optimization", "ai-edge-quantizer",
 class QatOptions:
     """Quantization-aware fine-tuning: calibration images, then `steps` at a peak relative rate."""
 
-    steps: int = 200
-    learning_rate: float = 2e-4
+    steps: int = 100
+    learning_rate: float = 3e-5
     batch_size: int = 32
     calibration_images: int = 256
     seed: int = 0
@@ -168,7 +168,7 @@ def _tune(
         )
     ends = [float(np.mean(part)) for part in (losses[:10], losses[-10:])] if losses else []
     if ends:
-        say(f"quantization-aware fine-tuning: divergence {ends[0]:.4f} -> {ends[1]:.4f} nats")
+        say(f"quantization-aware fine-tuning: divergence {ends[0]:.1e} -> {ends[1]:.1e} nats")
     return graph, {**dataclasses.asdict(options), "divergence": ends}
 
 

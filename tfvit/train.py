@@ -126,9 +126,9 @@ def train(
         is_best = not before or scores.top1 > max(before)
         provenance = _provenance(run, step, scores.headline())
         model.card = dataclasses.replace(model.card, provenance=provenance)
-        checkpoint.save(model, folder / runs.LAST, optimizer.state(adamw))
-        if is_best:
+        if is_best:  # before the last one: resuming from that, the best must be there
             checkpoint.save(model, folder / runs.BEST)
+        checkpoint.save(model, folder / runs.LAST, optimizer.state(adamw))
         say(
             f"step {step:>6}  epoch {step * size / source.train.size:6.1f}  "
             f"loss {row['loss']:.4f}  train {100 * row['top1']:5.1f} %  "
