@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: install demo test lint bench clean
+.PHONY: install demo test lint clean
 
 install: $(VENV)/.installed
 
@@ -21,9 +21,6 @@ test: install lint
 lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-
-bench: install
-	@echo "no benchmarks yet"
 
 clean:
 	rm -rf runs build *.egg-info .pytest_cache .ruff_cache
