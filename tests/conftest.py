@@ -5,22 +5,17 @@ from __future__ import annotations
 import dataclasses
 import os
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from helpers import BIN, SMALL
 from PIL import Image
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ["TFDS_DATA_DIR"] = tempfile.mkdtemp(prefix="tfds")  # no set of the developer's own
-
-BIN = Path(sys.executable).parent
-# A model small enough to train in seconds, with everything a large one has.
-SMALL = ("--model", "vit-ti/8", "--image-size", "32", "--set", "depth=2", "--set", "width=48")
-SMALL += ("--set", "heads=3", "--set", "mlp_dim=96")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,7 @@ import zlib
 from pathlib import Path
 
 import pytest
-from conftest import BIN, SMALL
+from helpers import BIN, SMALL
 
 import tfvit
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from ai_edge_litert import schema_py_generated as schema
-from conftest import SMALL
+from helpers import SMALL
 
 import tfvit
 from convert import edge_graph, export, qat, tflite, verify

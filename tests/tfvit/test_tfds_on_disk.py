@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import SMALL
+from helpers import SMALL
 from PIL import Image
 
 from edge_demo.preprocess import PreprocessSpec, to_pixels

@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 import pytest
-from conftest import BIN, SMALL
+from helpers import BIN, SMALL
 from PIL import Image
 
 import tfvit
