@@ -71,6 +71,7 @@ def fold(weights: Weights, arch: Architecture, spec: PreprocessSpec) -> Weights:
         _fold_norm(w, f"block_{i}/norm_2", [f"block_{i}/mlp/dense_1"])
         _fold_attention_scale(w, attention[0], arch.head_dim)
     _fold_norm(w, "norm", ["pre_logits" if arch.representation_size else "head"])
+    _centre_residual(w, arch)
     return {name: np.ascontiguousarray(value, np.float32) for name, value in w.items()}
 
 
@@ -108,6 +109,18 @@ def _fold_attention_scale(w: Weights, query: str, head_dim: int) -> None:
         w[f"{query}/{part}"] = w[f"{query}/{part}"] * head_dim**-0.5
 
 
+def _centre_residual(w: Weights, arch: Architecture) -> None:
+    """LayerNorm(x) = RMSNorm(x - mean(x)), and a sum of centred terms is centred: so whatever is added
+    to the residual stream has its mean over the channels taken off, once, here."""
+    writers = ["embedding"]
+    for i in range(arch.depth):
+        writers += [f"block_{i}/attention/out", f"block_{i}/mlp/dense_2"]
+    names = [f"{dense}/{part}" for dense in writers for part in ("kernel", "bias")]
+    names += ["position/embedding"] + ["cls/token"] * arch.prefix_tokens
+    for name in names:
+        w[name] = w[name] - w[name].mean(axis=-1, keepdims=True)
+
+
 def forward(
     w: dict[str, tf.Tensor],
     pixels: tf.Tensor,
@@ -115,6 +128,8 @@ def forward(
     quantize: Quantize = lambda name, x: x,
 ) -> tf.Tensor:
     """Logits [batch, classes] of grey levels [batch, height, width, 3], the batch static.
+
+    With a class token the last block computes its row alone: the others are only keys and values there.
 
     w: folded weights, as arrays or variables.
     quantize: called at every site of `sites`, with the tensor that the device will hold there.
@@ -128,7 +143,10 @@ def forward(
         return quantize(f"{name}/output", y)
 
     def split(y: tf.Tensor) -> tf.Tensor:  # [b * n, d] -> [b, heads, n, head_dim]
-        return tf.transpose(tf.reshape(y, [batch, arch.tokens, heads, head_dim]), [0, 2, 1, 3])
+        return tf.transpose(tf.reshape(y, [batch, -1, heads, head_dim]), [0, 2, 1, 3])
+
+    def class_row(y: tf.Tensor) -> tf.Tensor:  # [b * n, d] -> [b, d]
+        return tf.reshape(tf.reshape(y, [batch, arch.tokens, width])[:, :1], [batch, width])
 
     x = tf.reshape(pixels, [batch * rows, patch, columns, patch * 3])
     x = tf.reshape(tf.transpose(x, [0, 2, 1, 3]), [batch * rows * columns, patch * patch * 3])
@@ -141,25 +159,25 @@ def forward(
     for i in range(arch.depth):
         block = f"block_{i}"
         y = quantize(f"{block}/attention/input", _norm(x, arch.layer_norm_epsilon))
-        q, k, v = (split(dense(f"{block}/attention/{n}", y)) for n in ("query", "key", "value"))
+        k, v = (split(dense(f"{block}/attention/{name}", y)) for name in ("key", "value"))
+        if arch.pooling == "cls" and i == arch.depth - 1:
+            x, y = class_row(x), class_row(y)
+        q = split(dense(f"{block}/attention/query", y))
         y = tf.matmul(tf.nn.softmax(tf.matmul(q, k, transpose_b=True)), v)
-        y = tf.reshape(tf.transpose(y, [0, 2, 1, 3]), [batch * arch.tokens, width])
+        y = tf.reshape(tf.transpose(y, [0, 2, 1, 3]), x.shape)
         x = x + dense(f"{block}/attention/out", quantize(f"{block}/attention/out/input", y))
         y = quantize(f"{block}/mlp/dense_1/input", _norm(x, arch.layer_norm_epsilon))
         y = tf.nn.gelu(dense(f"{block}/mlp/dense_1", y), approximate=True)
         x = x + dense(f"{block}/mlp/dense_2", quantize(f"{block}/mlp/dense_2/input", y))
 
-    x = tf.reshape(x, [batch, arch.tokens, width])
-    if arch.pooling == "cls":
-        x = _norm(tf.reshape(x[:, :1], [batch, width]), arch.layer_norm_epsilon)
-    else:
-        x = tf.reduce_mean(_norm(x, arch.layer_norm_epsilon), axis=1)
+    x = _norm(x, arch.layer_norm_epsilon)
+    if arch.pooling == "gap":
+        x = tf.reduce_mean(tf.reshape(x, [batch, arch.tokens, width]), axis=1)
     if arch.representation_size:
         x = tf.tanh(tf.matmul(x, w["pre_logits/kernel"]) + w["pre_logits/bias"])
     return tf.matmul(x, w["head/kernel"]) + w["head/bias"]
 
 
 def _norm(x: tf.Tensor, epsilon: float) -> tf.Tensor:
-    """LayerNorm without its affine part, over the last axis."""
-    x = x - tf.reduce_mean(x, axis=-1, keepdims=True)
+    """RMS norm over the last axis: LayerNorm without its affine part, of what is centred already."""
     return x * tf.math.rsqrt(tf.reduce_mean(x * x, axis=-1, keepdims=True) + epsilon)

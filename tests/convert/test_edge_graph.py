@@ -99,3 +99,20 @@ def test_folding_the_class_token_adds_its_position():
     edge_graph._fold_class_token(weights, model.architecture)
     assert np.array_equal(weights["cls/token"], token + position[:, :1])
     assert np.array_equal(weights["position/embedding"], position[:, 1:])
+
+
+def test_centring_what_writes_to_the_residual_stream_turns_layer_norm_into_rms_norm():
+    model = random_model()
+    weights = weights_of(model)
+    before = {name: value.copy() for name, value in weights.items()}
+    edge_graph._centre_residual(weights, model.architecture)
+    changed = {name for name in weights if not np.array_equal(weights[name], before[name])}
+    parts = ["embedding"] + [
+        f"block_{i}/{d}" for i in range(3) for d in ("attention/out", "mlp/dense_2")
+    ]
+    expected = {f"{dense}/{part}" for dense in parts for part in ("kernel", "bias")}
+    assert changed == expected | {"position/embedding", "cls/token"}
+    x = np.random.default_rng(0).normal(size=(7, 80))
+    added = x @ before["block_1/mlp/dense_2/kernel"] + before["block_1/mlp/dense_2/bias"]
+    centred = x @ weights["block_1/mlp/dense_2/kernel"] + weights["block_1/mlp/dense_2/bias"]
+    assert np.allclose(centred, added - added.mean(axis=-1, keepdims=True), atol=1e-5)
