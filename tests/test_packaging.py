@@ -1,0 +1,56 @@
+"""What an installation brings, and what the commands import."""
+
+import importlib.metadata
+import re
+import subprocess
+import sys
+
+import pytest
+
+from tfvit.options import EXTRAS
+
+LIGHT = {
+    "tfvit --help": "from tfvit.cli import main; args = ['--help']",
+    "tfvit train --help": "from tfvit.cli import main; args = ['train', '--help']",
+    "tfvit info": "from tfvit.cli import main; args = ['info', {model!r}]",
+    "edge-demo --help": "from edge_demo.cli import main; args = ['--help']",
+    "import tfvit": "import tfvit; main = lambda *a, **k: None; args = []",
+}
+
+
+@pytest.mark.parametrize("code", LIGHT.values(), ids=LIGHT)
+def test_nothing_of_tensorflow_is_imported(code, exported):
+    code = code.format(model=str(exported / "int8.tflite"))
+    code += "\ntry: main(args, standalone_mode=False)\nexcept SystemExit: pass"
+    code += "\nimport sys; print(sorted({'tensorflow', 'tf_keras', 'keras'} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def requirements(extra):
+    """Names of the distributions that `tfvit` or `tfvit[extra]` asks for."""
+    names = set()
+    for requirement in importlib.metadata.requires("tfvit"):
+        needed_by = re.search(r"extra == ['\"](\w+)['\"]", requirement)
+        if (needed_by[1] if needed_by else None) == extra:
+            names.add(re.match(r"[\w.-]+", requirement)[0].lower())
+    return names
+
+
+def test_the_base_install_is_what_a_device_needs():
+    assert requirements(None) == {"numpy", "pillow", "click", "ai-edge-litert"}
+
+
+@pytest.mark.parametrize("extra", EXTRAS)
+def test_an_extra_brings_every_module_it_promises(extra):
+    distributions = importlib.metadata.packages_distributions()
+    for module in EXTRAS[extra]:
+        brought = {name.lower().replace("_", "-") for name in distributions[module]}
+        assert brought & requirements(extra), module
+
+
+@pytest.mark.parametrize("command", ["tfvit", "edge-demo"])
+def test_the_commands_are_installed_and_know_their_version(command, process):
+    done = process(command, "--version")
+    assert done.code == 0
+    assert importlib.metadata.version("tfvit") in done.out
