@@ -17,6 +17,7 @@ import tensorflow as tf
 from convert import edge_graph, metadata, qat, tflite, verify
 from convert.schemes import SCHEMES
 from edge_demo.errors import GateError, UserError
+from edge_demo.metadata import LABELS_FILE
 from edge_demo.preprocess import PreprocessSpec
 from tfvit import checkpoint, vit
 from tfvit.architecture import Architecture
@@ -27,7 +28,7 @@ from tfvit.files import staged_files, write_json
 from tfvit.preprocess import normalise
 from tfvit.progress import progress
 
-REPORT, LABELS = "report.json", "labels.txt"
+REPORT = "report.json"
 MILD = Augmentation(crop_min_area=0.5, flip=False)  # for a checkpoint that does not tell its own
 VERSIONED = ("tensorflow", "tensorflow-model-optimization", "ai-edge-quantizer", "ai-edge-litert")
 
@@ -113,8 +114,7 @@ def export(
             content = metadata.add(content, model.labels, model.pixel_spec, description)
             paths[name] = staging / f"{name}.tflite"
             paths[name].write_bytes(content)
-        labels = "".join(f"{label}\n" for label in model.labels)
-        (staging / LABELS).write_text(labels, "utf-8")
+        (staging / LABELS_FILE).write_text(metadata.labels_text(model.labels), "utf-8")
         report = {
             "checkpoint": str(folder),
             "model": model.architecture.to_json(),

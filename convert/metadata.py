@@ -13,6 +13,11 @@ from edge_demo.preprocess import PreprocessSpec
 EPOCH = (1980, 1, 1, 0, 0, 0)  # a fixed time stamp: the same export gives the same bytes
 
 
+def labels_text(labels: tuple[str, ...]) -> str:
+    """The content of labels.txt: one label a line, in the order of the output."""
+    return "".join(f"{label}\n" for label in labels)
+
+
 def add(model: bytes, labels: tuple[str, ...], spec: PreprocessSpec, description: dict) -> bytes:
     """A .tflite with a zip of `labels.txt` and `tfvit.json` appended, as TFLite Metadata has it.
 
@@ -22,7 +27,7 @@ def add(model: bytes, labels: tuple[str, ...], spec: PreprocessSpec, description
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as file:
         for name, text in (
-            (LABELS_FILE, "".join(f"{label}\n" for label in labels)),
+            (LABELS_FILE, labels_text(labels)),
             (DESCRIPTION_FILE, json.dumps(content, indent=2, ensure_ascii=False)),
         ):
             file.writestr(zipfile.ZipInfo(name, EPOCH), text)

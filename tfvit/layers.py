@@ -34,10 +34,6 @@ def _layer_seed(name: str) -> tf.Tensor:
     return tf.random.experimental.stateless_fold_in(seed, zlib.crc32(name.encode()) >> 1)
 
 
-def _dropout(x: tf.Tensor, rate: float, name: str) -> tf.Tensor:
-    return tf.nn.experimental.stateless_dropout(x, rate, _layer_seed(name))
-
-
 class Dropout(keras.layers.Layer):
     """Dropout of single values whose mask is a function of the `dropout_seed` and the layer's name."""
 
@@ -48,21 +44,18 @@ class Dropout(keras.layers.Layer):
     def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         if not training or not self.rate:
             return x
-        return _dropout(x, self.rate, self.name)
+        seed, shape = _layer_seed(self.name), self.mask_shape(x)
+        return tf.nn.experimental.stateless_dropout(x, self.rate, seed, noise_shape=shape)
+
+    def mask_shape(self, x: tf.Tensor) -> tf.Tensor:
+        return tf.shape(x)
 
 
-class StochasticDepth(keras.layers.Layer):
+class StochasticDepth(Dropout):
     """Drops a whole residual branch of a sample (arXiv 1603.09382): [b, n, d] -> the same or zeros."""
 
-    def __init__(self, rate: float, **kwargs) -> None:
-        super().__init__(**kwargs)
-        self.rate = rate
-
-    def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
-        if not training or not self.rate:
-            return x
-        ones = tf.ones([tf.shape(x)[0], 1, 1], x.dtype)
-        return x * _dropout(ones, self.rate, self.name)
+    def mask_shape(self, x: tf.Tensor) -> tf.Tensor:
+        return tf.stack([tf.shape(x)[0], 1, 1])
 
 
 class ClassToken(keras.layers.Layer):

@@ -73,8 +73,7 @@ def open_source(options: DataOptions, *, prefer: str = "test") -> Source:
     """
     from tfvit.data import digits, folder, tfds_source  # each is also a user of this module
 
-    first, second = (VALIDATION_NAMES, TEST_NAMES) if prefer == "val" else (TEST_NAMES, ())
-    names = (*first, *second, *VALIDATION_NAMES)
+    names = TEST_NAMES + VALIDATION_NAMES if prefer == "test" else VALIDATION_NAMES + TEST_NAMES
     if options.data.startswith("tfds:"):
         return tfds_source.open_tfds(options, names)
     if options.data == "digits" and not Path("digits").is_dir():
