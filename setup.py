@@ -26,7 +26,15 @@ setup(
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     python_requires=">=3.10,<3.14",
-    packages=["tfvit", "tfvit.data", "tfvit.evaluate", "convert", "edge_demo"],
+    packages=[
+        "tfvit",
+        "tfvit.commands",
+        "tfvit.data",
+        "tfvit.evaluate",
+        "tfvit.interop",
+        "convert",
+        "edge_demo",
+    ],
     install_requires=["numpy>=1.26", "pillow>=10.1", "click>=8.1", "ai-edge-litert>=2.1"],
     extras_require={
         "train": TRAIN,

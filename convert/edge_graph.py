@@ -55,7 +55,7 @@ def at_resolution(
     new = dataclasses.replace(arch, image_size=image_size)
     weights = dict(weights)
     weights["position/embedding"] = posemb.resize(
-        weights["position/embedding"][0], arch.grid, new.grid
+        weights["position/embedding"][0], arch.grid, new.grid, arch.position_interpolation
     )[np.newaxis]
     return weights, new
 
@@ -70,6 +70,9 @@ def fold(weights: Weights, arch: Architecture, spec: PreprocessSpec) -> Weights:
         _fold_norm(w, f"block_{i}/norm_1", attention)
         _fold_norm(w, f"block_{i}/norm_2", [f"block_{i}/mlp/dense_1"])
         _fold_attention_scale(w, attention[0], arch.head_dim)
+        if arch.layer_scale is not None:
+            _fold_layer_scale(w, f"block_{i}/attention/layer_scale", f"block_{i}/attention/out")
+            _fold_layer_scale(w, f"block_{i}/mlp/layer_scale", f"block_{i}/mlp/dense_2")
     _fold_norm(w, "norm", ["pre_logits" if arch.representation_size else "head"])
     _centre_residual(w, arch)
     return {name: np.ascontiguousarray(value, np.float32) for name, value in w.items()}
@@ -107,6 +110,16 @@ def _fold_attention_scale(w: Weights, query: str, head_dim: int) -> None:
     """(x K + b) / sqrt(d) = x (K / sqrt(d)) + b / sqrt(d): the query carries the attention's scale."""
     for part in ("kernel", "bias"):
         w[f"{query}/{part}"] = w[f"{query}/{part}"] * head_dim**-0.5
+
+
+def _fold_layer_scale(w: Weights, scale: str, dense: str) -> None:
+    """(x K + b) * g = x (K * g) + b * g: the dense layer before LayerScale carries its gain.
+
+    To be done before `_centre_residual`: what was centred is no longer so after another gain.
+    """
+    gamma = w.pop(f"{scale}/gamma")
+    for part in ("kernel", "bias"):
+        w[f"{dense}/{part}"] = w[f"{dense}/{part}"] * gamma
 
 
 def _centre_residual(w: Weights, arch: Architecture) -> None:
@@ -167,7 +180,7 @@ def forward(
         y = tf.reshape(tf.transpose(y, [0, 2, 1, 3]), x.shape)
         x = x + dense(f"{block}/attention/out", quantize(f"{block}/attention/out/input", y))
         y = quantize(f"{block}/mlp/dense_1/input", _norm(x, arch.layer_norm_epsilon))
-        y = tf.nn.gelu(dense(f"{block}/mlp/dense_1", y), approximate=True)
+        y = tf.nn.gelu(dense(f"{block}/mlp/dense_1", y), approximate=arch.activation == "gelu_tanh")
         x = x + dense(f"{block}/mlp/dense_2", quantize(f"{block}/mlp/dense_2/input", y))
 
     x = _norm(x, arch.layer_norm_epsilon)

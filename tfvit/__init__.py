@@ -12,8 +12,9 @@ checkpoint.py    the checkpoint folder
 preprocess.py    PreprocessSpec as TensorFlow ops
 data/            image folders, TFDS, digits; augmentation; the input pipeline
 train.py         the training loop, with optimizer.py, strategies.py, runs.py
+interop/         models of other libraries
 evaluate/        accuracy of a checkpoint or a .tflite
-cli.py           the `tfvit` command
+cli.py           the `tfvit` command, with commands/
 
 Nothing of TensorFlow is imported before it is used.
 """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import re
 
 from edge_demo.errors import UserError
@@ -19,6 +20,8 @@ VARIANTS = {
     "vit-h": (1280, 32, 5120, 16),
 }
 POOLINGS = ("cls", "gap")
+ACTIVATIONS = ("gelu_tanh", "gelu")
+POSITION_INTERPOLATIONS = ("bilinear", "bicubic")
 MAX_PATCHES = 65_536
 
 
@@ -34,6 +37,11 @@ class Architecture:
     representation_size: width of the pre-training head's hidden layer (tanh), None for a single linear
         layer (paper, section 3.1).
     layer_norm_epsilon: 1e-6 in Google's code.
+    activation: of the MLP: "gelu_tanh", the approximation of flax's `nn.gelu`, or "gelu", the erf form
+        (timm, DeiT, DINOv2, Hugging Face).
+    layer_scale: initial gain per channel of every residual branch (arXiv 2103.17239; DINOv2), or None.
+    position_interpolation: how position embeddings go to another image size: "bilinear" with aligned
+        corners (Google's code) or "bicubic" as torch has it (DINOv2, Hugging Face); see `tfvit.posemb`.
     dropout: after every dense layer but the q, k, v projections, and after adding the position
         embedding (paper, appendix B.1).
     stochastic_depth: drop rate of the last block's branches, growing linearly from 0 at the first.
@@ -52,6 +60,9 @@ class Architecture:
     pooling: str = "cls"
     representation_size: int | None = None
     layer_norm_epsilon: float = 1e-6
+    activation: str = "gelu_tanh"
+    layer_scale: float | None = None
+    position_interpolation: str = "bilinear"
     dropout: float = 0.0
     stochastic_depth: float = 0.0
 
@@ -81,14 +92,24 @@ class Architecture:
             raise UserError(
                 f"model {self.name}: width {self.width} is not divisible by heads {self.heads}"
             )
-        if self.pooling not in POOLINGS:
-            raise UserError(f"pooling {self.pooling!r} is not one of {', '.join(POOLINGS)}")
+        for field, known in (
+            ("pooling", POOLINGS),
+            ("activation", ACTIVATIONS),
+            ("position_interpolation", POSITION_INTERPOLATIONS),
+        ):
+            if getattr(self, field) not in known:
+                raise UserError(
+                    f"{field} {getattr(self, field)!r} is not one of {', '.join(known)}"
+                )
         hidden = self.representation_size
         if hidden is not None and (not isinstance(hidden, int) or hidden < 1):
             raise UserError(f"representation_size must be at least 1 or none, not {hidden!r}")
         epsilon = self.layer_norm_epsilon
         if not isinstance(epsilon, float) or not 0 < epsilon < 1:
             raise UserError(f"layer_norm_epsilon {epsilon!r} is not in (0, 1)")
+        gain = self.layer_scale
+        if gain is not None and (not isinstance(gain, (int, float)) or not 0 < gain < math.inf):
+            raise UserError(f"layer_scale {gain!r} is not a number above 0, or none")
         for field in ("dropout", "stochastic_depth"):
             rate = getattr(self, field)
             if not isinstance(rate, (int, float)) or not 0 <= rate < 1:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import click
 
 from edge_demo.cli import OneLineErrors
 from edge_demo.errors import UserError
 from tfvit import files
-from tfvit.options import ImageSize, Setting, data_options, need, percent, table
+from tfvit.commands import checkpoints
+from tfvit.options import PATH, ImageSize, Setting, data_options, need, percent, table
 
-PATH = click.Path(path_type=Path)
 CONTEXT = {"max_content_width": 100, "help_option_names": ["-h", "--help"]}
 
 
@@ -31,6 +30,10 @@ def main():
       tfvit convert runs/photos --data photos/ --int8 --out exported/
       edge-demo exported/int8.tflite --source photo.jpg
     """
+
+
+main.add_command(checkpoints.create)
+main.add_command(checkpoints.import_model)
 
 
 @main.command()
@@ -225,43 +228,6 @@ def info(path, json_file):
     click.echo("\n".join(lines(description)))
     if json_file:
         files.write_json(json_file, description)
-
-
-@main.command()
-@click.argument("name")
-@click.option("--classes", type=click.IntRange(1), default=1000, show_default=True)
-@click.option("--image-size", type=ImageSize(), default="224", show_default=True)
-@click.option(
-    "--set",
-    "settings",
-    type=Setting(),
-    multiple=True,
-    help="Any field of the architecture, as pooling=gap.",
-)
-@click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True)
-@click.option("--out", type=PATH, required=True, help="Checkpoint folder to write.")
-def create(name, classes, image_size, settings, seed, out):
-    """Write an untrained checkpoint of the model NAME, for benchmarks and tests.
-
-    \b
-    Examples:
-      tfvit create vit-b/16 --out b16
-      tfvit create vit-ti/8 --classes 10 --image-size 64x96 --set depth=6 --out small
-    """
-    need("train")
-    if out.exists():
-        raise UserError(f"{out}: exists already; choose another --out")
-    from tfvit import architecture
-
-    arch = architecture.named(name, classes, image_size, **dict(settings))
-    import tf_keras as keras
-
-    from tfvit import checkpoint, vit
-
-    keras.utils.set_random_seed(seed)
-    model = vit.build(arch)
-    checkpoint.save(model, out)
-    click.echo(f"{out}: {arch.name}, {model.count_params():,} parameters, untrained")
 
 
 @main.command()

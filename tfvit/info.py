@@ -121,6 +121,9 @@ def lines(description: dict) -> list[str]:
         f"{spec['interpolation']}, mean {spec['mean']}, std {spec['std']}",
     ]
     origin = d["provenance"].get("checkpoint", d["provenance"])
+    if "imported" in origin:
+        of = origin["imported"]
+        found += [f"  imported    from {of['format']}, {of['source']} ({of['model_type']})"]
     if "step" in origin:
         scores = ", ".join(f"{k} {v:.4f}" for k, v in origin["metrics"].items())
         found += [f"  trained     {origin['step']} steps on {origin['data']['data']}; {scores}"]

@@ -81,6 +81,21 @@ class PositionEmbedding(keras.layers.Layer):
         return x + tf.cast(self.embedding, x.dtype)
 
 
+class LayerScale(keras.layers.Layer):
+    """A learned gain per channel of a residual branch (arXiv 2103.17239): [b, n, d] -> [b, n, d]."""
+
+    def __init__(self, initial: float, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.initial = initial
+
+    def build(self, shape) -> None:
+        initial = keras.initializers.Constant(self.initial)
+        self.gamma = self.add_weight("gamma", (shape[-1],), initializer=initial)
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        return x * tf.cast(self.gamma, x.dtype)
+
+
 class SelfAttention(keras.layers.Layer):
     """Multi-head self-attention (paper, appendix A): [b, n, d] -> [b, n, d]."""
 

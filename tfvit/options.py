@@ -7,12 +7,14 @@ import importlib.util
 import os
 import re
 from collections.abc import Callable
+from pathlib import Path
 
 import click
 
 from edge_demo.errors import UserError
 from edge_demo.quiet import quiet
 
+PATH = click.Path(path_type=Path)
 # extra: modules that come with it
 EXTRAS = {
     "train": ("tensorflow", "tf_keras", "tensorflow_datasets", "safetensors", "sklearn"),

@@ -9,9 +9,11 @@ import numpy as np
 
 from edge_demo.errors import UserError
 from tfvit import checkpoint, posemb
+from tfvit.architecture import Architecture
 from tfvit.vit import VisionTransformer, named_weights
 
 SAME = ("patch_size", "width", "depth", "mlp_dim", "heads", "layer_norm_epsilon")
+SAME += ("activation", "layer_scale", "position_interpolation")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +67,7 @@ def initialise(model: VisionTransformer, folder: str | Path) -> Transfer:
         elif name == "position/embedding" and (old.grid, old.pooling) != (new.grid, new.pooling):
             value = _position(weights[name][0], old, new, variable.numpy()[0])
             variable.assign(value[np.newaxis])
-            result.resized[name] = f"{_grid(old)} -> {_grid(new)}"
+            result.resized[name] = f"{grid_text(old)} -> {grid_text(new)}"
         elif weights[name].shape != shape:  # only a pre-logits layer of another width
             result.reset[name] = f"{weights[name].shape} -> {shape}, initial value"
         else:
@@ -79,11 +81,13 @@ def initialise(model: VisionTransformer, folder: str | Path) -> Transfer:
 
 def _position(old_rows: np.ndarray, old, new, initial: np.ndarray) -> np.ndarray:
     """Position embeddings [tokens, d] of the new grid; a class token's row is kept, dropped or initial."""
-    patches = posemb.resize(old_rows[old.prefix_tokens :], old.grid, new.grid)
+    patches = old_rows[old.prefix_tokens :]
+    patches = posemb.resize(patches, old.grid, new.grid, old.position_interpolation)
     rows = old_rows if old.prefix_tokens else initial
     return np.concatenate([rows[: new.prefix_tokens], patches])
 
 
-def _grid(arch) -> str:
+def grid_text(arch: Architecture) -> str:
+    """A model's tokens in words: "class token + 16x16 patches"."""
     prefix = "class token + " if arch.prefix_tokens else ""
     return f"{prefix}{arch.grid[0]}x{arch.grid[1]} patches"

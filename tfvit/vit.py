@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import tensorflow as tf
 import tf_keras as keras
@@ -10,7 +11,14 @@ import tf_keras as keras
 from edge_demo.preprocess import PreprocessSpec
 from tfvit import architecture as architectures
 from tfvit.architecture import Architecture
-from tfvit.layers import ClassToken, Dropout, PositionEmbedding, SelfAttention, StochasticDepth
+from tfvit.layers import (
+    ClassToken,
+    Dropout,
+    LayerScale,
+    PositionEmbedding,
+    SelfAttention,
+    StochasticDepth,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +100,12 @@ def build(
     def dropout(name: str):
         return Dropout(arch.dropout, name=name, dtype=policy)
 
+    def layer_scale(x: tf.Tensor, name: str) -> tf.Tensor:
+        if arch.layer_scale is None:
+            return x
+        return LayerScale(arch.layer_scale, name=name, dtype=policy)(x)
+
+    gelu = functools.partial(tf.nn.gelu, approximate=arch.activation == "gelu_tanh")
     images = keras.Input((*arch.image_size, 3), name="image")
     x = keras.layers.Conv2D(  # [b, height / patch, width / patch, d]
         arch.width,
@@ -113,14 +127,16 @@ def build(
         y = norm(f"{block}/norm_1")(x)
         y = SelfAttention(arch.heads, name=f"{block}/attention", dtype=policy)(y)
         y = dropout(f"{block}/attention/dropout")(y)
+        y = layer_scale(y, f"{block}/attention/layer_scale")
         y = StochasticDepth(drop_path, name=f"{block}/attention/drop_path", dtype=policy)(y)
         x = keras.layers.Add(name=f"{block}/attention/add", dtype=policy)([x, y])
         y = norm(f"{block}/norm_2")(x)
         y = _mlp_dense(arch.mlp_dim, f"{block}/mlp/dense_1", policy)(y)
-        y = keras.layers.Activation(_gelu_tanh, name=f"{block}/mlp/gelu", dtype=policy)(y)
+        y = keras.layers.Activation(gelu, name=f"{block}/mlp/gelu", dtype=policy)(y)
         y = dropout(f"{block}/mlp/dropout_1")(y)
         y = _mlp_dense(arch.width, f"{block}/mlp/dense_2", policy)(y)
         y = dropout(f"{block}/mlp/dropout_2")(y)
+        y = layer_scale(y, f"{block}/mlp/layer_scale")
         y = StochasticDepth(drop_path, name=f"{block}/mlp/drop_path", dtype=policy)(y)
         x = keras.layers.Add(name=f"{block}/mlp/add", dtype=policy)([x, y])
 
@@ -159,11 +175,6 @@ def _mlp_dense(units: int, name: str, policy) -> keras.layers.Dense:
         name=name,
         dtype=policy,
     )
-
-
-def _gelu_tanh(x: tf.Tensor) -> tf.Tensor:
-    """GELU by its tanh approximation, as flax's `nn.gelu` has it."""
-    return tf.nn.gelu(x, approximate=True)
 
 
 def named_weights(model: keras.Model) -> dict[str, tf.Variable]:

@@ -1,0 +1,1 @@
+"""Commands of `tfvit`, by what they work on; `tfvit.cli` puts them together."""

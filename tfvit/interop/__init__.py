@@ -1,0 +1,4 @@
+"""Weights of other libraries: for each a table of (their name, our name, order of the axes).
+
+huggingface.py   transformers' ViT and DINOv2 folders
+"""
