@@ -1,7 +1,8 @@
-# Everything a newcomer needs: make demo, make test. The virtual environment is built once.
+# Everything a newcomer needs: make demo, make test. The virtual environments are built once.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+MEDIAPIPE := .venv-mediapipe
 
 .PHONY: install demo test lint clean
 
@@ -15,8 +16,14 @@ $(VENV)/.installed: setup.py constraints.txt
 demo: install
 	$(BIN)/python demo.py
 
-test: install lint
+test: install lint $(MEDIAPIPE)/.installed
 	$(BIN)/python -m pytest
+
+# The tests' independent client of the exported files, which wants another absl-py than tfmot.
+$(MEDIAPIPE)/.installed: constraints.txt
+	$(PYTHON) -m venv $(MEDIAPIPE)
+	$(MEDIAPIPE)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt mediapipe
+	touch $@
 
 lint: install
 	$(BIN)/ruff format --check .

@@ -5,7 +5,7 @@ from pathlib import Path
 from setuptools import setup
 
 TENSORFLOW = "tensorflow>=2.20,<2.22"
-CONVERT = ["ai-edge-quantizer>=0.10,<0.11", "matplotlib>=3.8"]
+CONVERT = ["ai-edge-quantizer>=0.10,<0.11", "flatbuffers>=25.9", "matplotlib>=3.8"]
 TRAIN = [
     TENSORFLOW,
     "tf-keras>=2.20,<2.22",

@@ -4,7 +4,8 @@ edge_graph.py  the exact rewrite of the float model that everything is exported 
 schemes.py     the table of quantization schemes
 qat.py         quantization-aware fine-tuning of the edge graph with tfmot quantizers
 tflite.py      the .tflite writers
-metadata.py    labels, preprocessing and provenance into a .tflite
+metadata.py    labels, preprocessing and provenance into a .tflite: TFLite Metadata, for MediaPipe too
+metadata_schema.py  the part of it that is a flatbuffer;  flatbuffer.py writes and inserts such
 verify.py      parity, accuracy and latency of the written files
 export.py      all of it in order: what `tfvit convert` calls
 """

@@ -111,7 +111,11 @@ def export(
                 content = tflite.float_model(folded, model.architecture)
             tuned = training if SCHEMES[name].bits else None
             description = {"scheme": name, "provenance": _origin(model, tuned)}
-            content = metadata.add(content, model.labels, model.pixel_spec, description)
+            content = metadata.add(
+                *(content, model.labels, model.pixel_spec, description),
+                name=model.architecture.name,
+                version=model.sha256[:12],
+            )
             paths[name] = staging / f"{name}.tflite"
             paths[name].write_bytes(content)
         (staging / LABELS_FILE).write_text(metadata.labels_text(model.labels), "utf-8")

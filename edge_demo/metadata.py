@@ -36,6 +36,11 @@ def is_tflite(path: str | Path) -> bool:
         return file.read(8)[4:] == TFLITE_MAGIC
 
 
+def graph_size(archive: zipfile.ZipFile) -> int:
+    """Bytes of a .tflite before its zip: the graph, and the flatbuffer that MediaPipe reads."""
+    return min(entry.header_offset for entry in archive.infolist())
+
+
 def read(path: str | Path) -> Metadata:
     """The metadata inside a .tflite.
 
@@ -47,9 +52,9 @@ def read(path: str | Path) -> Metadata:
         with zipfile.ZipFile(path) as archive:
             labels = archive.read(LABELS_FILE).decode().split("\n")[:-1]
             description = dict(json.loads(archive.read(DESCRIPTION_FILE)))
-            graph_size = min(entry.header_offset for entry in archive.infolist())
+            size = graph_size(archive)
         with open(path, "rb") as file:
-            checksum = zlib.crc32(file.read(graph_size))
+            checksum = zlib.crc32(file.read(size))
         if description.pop(CHECKSUM) != checksum:
             raise UserError("damaged model (its checksum differs); copy or export it again")
         spec = PreprocessSpec.from_json(description.pop("preprocess"))

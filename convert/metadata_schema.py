@@ -1,0 +1,99 @@
+"""TFLite Metadata: what MediaPipe and other clients are told of a model's input and output.
+
+Source: metadata_schema.fbs 1.5.0 of TFLite Support and MediaPipe (mediapipe/tasks/metadata).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from convert import flatbuffer
+from edge_demo.preprocess import PreprocessSpec
+
+ENTRY = "TFLITE_METADATA"  # its name among the model's metadata entries
+IDENTIFIER = b"M001"
+MIN_PARSER_VERSION = "1.0.0"  # the first one knew all that is written here
+
+# The tables used, their fields in the schema's order as far as they are needed.
+FIELDS = {
+    "ModelMetadata": (
+        *("name", "description", "version", "subgraph_metadata", "author", "license"),
+        *("associated_files", "min_parser_version"),
+    ),
+    "SubGraphMetadata": ("name", "description", "input_tensor_metadata", "output_tensor_metadata"),
+    "TensorMetadata": (
+        *("name", "description", "dimension_names", "content", "process_units", "stats"),
+        "associated_files",
+    ),
+    "Content": ("content_properties_type", "content_properties"),
+    "FeatureProperties": (),
+    "ImageProperties": ("color_space",),
+    "ProcessUnit": ("options_type", "options"),
+    "NormalizationOptions": ("mean", "std"),
+    "Stats": ("max", "min"),
+    "AssociatedFile": ("name", "description", "type"),
+}
+# Of the unions ContentProperties and ProcessUnitOptions, and the enums ColorSpaceType and
+# AssociatedFileType.
+FEATURE_PROPERTIES, IMAGE_PROPERTIES = np.uint8(1), np.uint8(2)
+NORMALIZATION_OPTIONS = np.uint8(1)
+RGB = np.uint8(1)
+TENSOR_AXIS_LABELS = np.uint8(2)
+
+
+def image_classifier(
+    name: str, description: str, version: str, spec: PreprocessSpec, labels_file: str
+) -> bytes:
+    """The metadata of an image classifier: an RGB picture in, one logit per label out.
+
+    spec: of the model's own input. labels_file: its name in the zip behind the model.
+    """
+    mean, std = np.float32(spec.mean), np.float32(spec.std)
+    normalisation = _table("NormalizationOptions", mean=mean, std=std)
+    picture = _table("ImageProperties", color_space=RGB)
+    image = _table(
+        "TensorMetadata",
+        name="image",
+        description=f"RGB picture of {spec.height}x{spec.width} pixels (height x width).",
+        content=_table(
+            "Content", content_properties_type=IMAGE_PROPERTIES, content_properties=picture
+        ),
+        process_units=[
+            _table("ProcessUnit", options_type=NORMALIZATION_OPTIONS, options=normalisation)
+        ],
+        stats=_table("Stats", max=(255 - mean) / std, min=(0 - mean) / std),
+    )
+    labels = _table(
+        "AssociatedFile",
+        name=labels_file,
+        description="One label per line, in the order of the logits.",
+        type=TENSOR_AXIS_LABELS,
+    )
+    logits = _table(
+        "TensorMetadata",
+        name="logits",
+        description="One logit per class; probabilities are the softmax of all.",
+        content=_table(
+            "Content",
+            content_properties_type=FEATURE_PROPERTIES,
+            content_properties=_table("FeatureProperties"),
+        ),
+        associated_files=[labels],
+    )
+    root = _table(
+        "ModelMetadata",
+        name=name,
+        description=description,
+        version=version,
+        subgraph_metadata=[
+            _table(
+                "SubGraphMetadata", input_tensor_metadata=[image], output_tensor_metadata=[logits]
+            )
+        ],
+        min_parser_version=MIN_PARSER_VERSION,
+    )
+    return flatbuffer.serialize(root, IDENTIFIER)
+
+
+def _table(kind: str, **fields: flatbuffer.Field) -> dict[int, flatbuffer.Field]:
+    return {FIELDS[kind].index(name): value for name, value in fields.items()}
