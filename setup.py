@@ -5,7 +5,7 @@ from pathlib import Path
 from setuptools import setup
 
 TENSORFLOW = "tensorflow>=2.20,<2.22"
-CONVERT = ["ai-edge-quantizer>=0.10,<0.11", "matplotlib>=3.8"]
+CONVERT = ["ai-edge-quantizer>=0.10,<0.11", "jinja2>=3.1", "matplotlib>=3.8"]
 TRAIN = [
     TENSORFLOW,
     "tf-keras>=2.20,<2.22",
@@ -27,6 +27,7 @@ setup(
     long_description_content_type="text/markdown",
     python_requires=">=3.10,<3.14",
     packages=["tfvit", "tfvit.data", "tfvit.evaluate", "convert", "edge_demo"],
+    package_data={"convert": ["report.html.jinja"]},
     install_requires=["numpy>=1.26", "pillow>=10.1", "click>=8.1", "ai-edge-litert>=2.1"],
     extras_require={
         "train": TRAIN,

@@ -5,6 +5,9 @@ schemes.py     the table of quantization schemes
 qat.py         quantization-aware fine-tuning of the edge graph with tfmot quantizers
 tflite.py      the .tflite writers
 metadata.py    labels, preprocessing and provenance into a .tflite
-verify.py      parity, accuracy and latency of the written files
+verify.py      what the written files do: parity, accuracy, speed, memory; the gate
+runner.py      a .tflite in a process of its own, which it may end
+delegation.py  which operations XNNPACK takes, and why not the others
+report.py      the page that a person looks at; pictures.py, formats.py, report.html.jinja
 export.py      all of it in order: what `tfvit convert` calls
 """

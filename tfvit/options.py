@@ -16,7 +16,13 @@ from edge_demo.quiet import quiet
 # extra: modules that come with it
 EXTRAS = {
     "train": ("tensorflow", "tf_keras", "tensorflow_datasets", "safetensors", "sklearn"),
-    "convert": ("tensorflow", "tf_keras", "tensorflow_model_optimization", "ai_edge_quantizer"),
+    "convert": (
+        "tensorflow",
+        "tf_keras",
+        "tensorflow_model_optimization",
+        "ai_edge_quantizer",
+        "jinja2",
+    ),
 }
 
 
