@@ -5,7 +5,12 @@ from pathlib import Path
 from setuptools import setup
 
 TENSORFLOW = "tensorflow>=2.20,<2.22"
-CONVERT = ["ai-edge-quantizer>=0.10,<0.11", "flatbuffers>=25.9", "matplotlib>=3.8"]
+CONVERT = [
+    "ai-edge-quantizer>=0.10,<0.11",
+    "flatbuffers>=25.9",
+    "jinja2>=3.1",
+    "matplotlib>=3.8",
+]
 TRAIN = [
     TENSORFLOW,
     "tf-keras>=2.20,<2.22",
@@ -35,6 +40,7 @@ setup(
         "convert",
         "edge_demo",
     ],
+    package_data={"convert": ["report.html.jinja"]},
     install_requires=["numpy>=1.26", "pillow>=10.1", "click>=8.1", "ai-edge-litert>=2.1"],
     extras_require={
         "train": TRAIN,

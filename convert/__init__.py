@@ -6,6 +6,9 @@ qat.py         quantization-aware fine-tuning of the edge graph with tfmot quant
 tflite.py      the .tflite writers
 metadata.py    labels, preprocessing and provenance into a .tflite: TFLite Metadata, for MediaPipe too
 metadata_schema.py  the part of it that is a flatbuffer;  flatbuffer.py writes and inserts such
-verify.py      parity, accuracy and latency of the written files
+verify.py      what the written files do: parity, accuracy, speed, memory; the gate
+runner.py      a .tflite in a process of its own, which it may end
+delegation.py  which operations XNNPACK takes, and why not the others
+report.py      the page that a person looks at; pictures.py, formats.py, report.html.jinja
 export.py      all of it in order: what `tfvit convert` calls
 """

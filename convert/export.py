@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import importlib.metadata
-import platform
+import shlex
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,20 +15,20 @@ import numpy as np
 import tensorflow as tf
 
 from convert import edge_graph, metadata, qat, tflite, verify
+from convert.report import page
 from convert.schemes import SCHEMES
-from edge_demo.errors import GateError, UserError
+from edge_demo.errors import UserError
 from edge_demo.metadata import LABELS_FILE
 from edge_demo.preprocess import PreprocessSpec
-from tfvit import checkpoint, vit
+from tfvit import checkpoint
 from tfvit.architecture import Architecture
 from tfvit.data import Source, pipeline
 from tfvit.data.augment import Augmentation
 from tfvit.evaluate import classification
 from tfvit.files import staged_files, write_json
-from tfvit.preprocess import normalise
 from tfvit.progress import progress
 
-REPORT = "report.json"
+REPORT, PAGE = "report.json", "report.html"
 MILD = Augmentation(crop_min_area=0.5, flip=False)  # for a checkpoint that does not tell its own
 VERSIONED = ("tensorflow", "tensorflow-model-optimization", "ai-edge-quantizer", "ai-edge-litert")
 
@@ -83,11 +83,11 @@ def export(
     options: QatOptions = QatOptions(),
     say: Callable[[str], None] = click.echo,
 ) -> dict:
-    """Writes `<scheme>.tflite`, labels.txt and report.json into `out` and returns the report.
+    """Writes `<scheme>.tflite`, labels.txt, report.json and report.html into `out` and returns the report.
 
     folder: of a checkpoint. source: images to fine-tune and to measure on; may be None for float32.
     Raises UserError for what cannot be exported and GateError for a float file that does not compute
-    what Keras does; then `out` is as it was.
+    what Keras does, or any that does not load and run; then `out` is as it was.
     """
     began = time.perf_counter()
     quantized = [name for name in schemes if SCHEMES[name].bits]
@@ -119,6 +119,8 @@ def export(
             paths[name] = staging / f"{name}.tflite"
             paths[name].write_bytes(content)
         (staging / LABELS_FILE).write_text(metadata.labels_text(model.labels), "utf-8")
+        simulate = {name: _simulated(graph) for name in quantized}
+        examples: verify.Examples = {}
         report = {
             "checkpoint": str(folder),
             "model": model.architecture.to_json(),
@@ -127,12 +129,14 @@ def export(
             "provenance": _origin(model, training),
             "data": source.name if source else None,
             "held_out": source.eval.name if source else None,
-            "files": _measure(model, paths, source, graph),
-            "machine": {"processor": platform.processor() or platform.machine()},
+            "files": verify.measure(model, paths, source, simulate, examples=examples),
+            "machine": verify.machine(),
+            "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
             "versions": {name: importlib.metadata.version(name) for name in VERSIONED},
         }
         report["seconds"] = time.perf_counter() - began
         write_json(staging / REPORT, report)
+        (staging / PAGE).write_text(page(report, examples), "utf-8")
     return report
 
 
@@ -176,63 +180,8 @@ def _tune(
     return graph, {**dataclasses.asdict(options), "divergence": ends}
 
 
-def _measure(
-    model: Model,
-    paths: dict[str, Path],
-    source: Source | None,
-    graph: qat.QuantizedEdgeGraph | None,
-) -> dict[str, dict]:
-    """Parity, accuracy, size and latency of every file; GateError if the float one is not right."""
-    pixels = _sample(model, source)
-    keras_logits = _keras_logits(model, pixels)
-    files = {}
-    for (name, path), milliseconds in zip(paths.items(), verify.latency(list(paths.values()))):
-        found = verify.logits(path, pixels)
-        entry = {
-            "file": path.name,
-            "bytes": path.stat().st_size,
-            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-            "latency_ms": milliseconds,
-            "parity_with_keras": verify.difference(found, keras_logits),
-        }
-        if SCHEMES[name].bits:
-            simulated = graph(tf.constant(pixels, tf.float32)).numpy()
-            entry["parity_with_simulation"] = verify.difference(found, simulated)
-        elif not verify.within_tolerance(entry["parity_with_keras"]):
-            worst = entry["parity_with_keras"]["max_difference"]
-            raise GateError(f"{path.name}: logits differ by {worst:.1e} from the Keras model")
-        if source:
-            predictions = classification.predict_tflite(path, source, label=f"checking {name}")
-            scores = classification.score(predictions, model.labels)
-            entry["accuracy"] = {"images": scores.images, **scores.headline()}
-            entry["unreadable"] = sorted(predictions.unreadable)
-        files[name] = entry
-    return files
-
-
-def _sample(model: Model, source: Source | None) -> np.ndarray:
-    """Pictures to compare on, uint8 [n, h, w, 3]: held-out ones spread over the classes, or noise."""
-    count, spec = verify.PARITY_IMAGES, model.preprocess
-    if source is None:
-        shape = (count, spec.height, spec.width, 3)
-        return np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
-    stride = max(1, source.eval.size // count)
-    split = dataclasses.replace(
-        source.eval,
-        size=count,
-        in_order=lambda: source.eval.in_order().shard(stride, 0).take(count),
-    )
-    batches = pipeline.eval_batches(split, spec, count, unreadable={})
-    batch = next(batches.as_numpy_iterator())
-    return batch["pixels"][batch["mask"] > 0]
-
-
-def _keras_logits(model: Model, pixels: np.ndarray) -> np.ndarray:
-    """What the float model itself says, in batches of a few."""
-    keras_model = vit.build(model.architecture, labels=model.labels, preprocess=model.preprocess)
-    checkpoint.assign(keras_model, model.weights, "checkpoint")
-    parts = [pixels[i : i + 8] for i in range(0, len(pixels), 8)]
-    return np.concatenate([keras_model(normalise(p, model.preprocess)).numpy() for p in parts])
+def _simulated(graph: qat.QuantizedEdgeGraph) -> verify.Run:
+    return lambda pixels: graph(tf.constant(pixels, tf.float32)).numpy()
 
 
 def _origin(model: Model, training: dict | None) -> dict:

@@ -1,26 +1,110 @@
-"""What the written files do, in the runtime that devices use: parity, accuracy, latency."""
+"""What the written files do, in the runtime that devices use: parity, accuracy, speed, memory.
+
+Every load and run of a file happens in a child process (`runner`).
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import os
-import time
+import platform
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edge_demo.classifier import Classifier
+from convert import runner
+from edge_demo import metadata
+from edge_demo.errors import GateError
+from tfvit import checkpoint, vit
+from tfvit.data import Source, pipeline
+from tfvit.evaluate import classification
+from tfvit.evaluate.classification import Predictions
+from tfvit.preprocess import normalise
 from tfvit.progress import progress
+
+if TYPE_CHECKING:
+    from convert.export import Model
+
+Run = Callable[[np.ndarray], np.ndarray]  # uint8 [n, height, width, 3] -> logits [n, classes]
+Examples = dict[tuple[str, str], np.ndarray]  # (file stem, name of a photo) -> uint8 [h, w, 3]
 
 PARITY_IMAGES = 64
 TOLERANCE = 1e-4  # of the float file against Keras, in logits, relative to the largest above 1
 LATENCY_SECONDS = 4.0  # of measuring per number of threads, over all files
 ROUNDS = (10, 300)  # fewest and most
+WORST = 12  # disagreements that are reported one by one
+
+
+def measure(
+    model: Model,
+    paths: dict[str, Path],
+    source: Source | None,
+    simulate: dict[str, Run],
+    *,
+    examples: Examples | None = None,
+) -> dict[str, dict]:
+    """What each file does: the `files` entries of report.json, by file stem.
+
+    model: the float model at the files' resolution. paths: file stem -> .tflite, all of one resolution,
+    the float32 file first: it is held to the Keras model, and the others are compared with it.
+    source: its held-out split is measured on; without it there is no accuracy.
+    simulate: file stem -> the logits that quantization-aware training simulates.
+    examples: filled with the photos of the disagreements, as the model saw them.
+    Raises GateError, naming the file, if one does not load or run or gives logits that are not finite, or
+    if the float one does not compute what Keras does.
+    """
+    pixels = _sample(model, source)
+    keras_logits = _keras_logits(model, pixels)
+    reference = next(iter(paths))
+    entries, float_predictions = {}, None
+    for stem, path in paths.items():
+        entries[stem] = entry = _describe(model, path, reference)
+        entry["delegation"] = runner.delegation(path)
+        entry["memory_mib"] = runner.memory(path)
+        with runner.runner(path, os.cpu_count()) as run:
+            found = run(pixels)
+            if not np.isfinite(found).all():
+                raise GateError(f"{path.name}: logits are not finite")
+            entry["parity_with_keras"] = difference(found, keras_logits)
+            if stem == reference and not within_tolerance(entry["parity_with_keras"]):
+                worst = entry["parity_with_keras"]["max_difference"]
+                raise GateError(f"{path.name}: logits differ by {worst:.1e} from the Keras model")
+            if stem in simulate:
+                entry["parity_with_simulation"] = difference(found, simulate[stem](pixels))
+            if source is None:
+                continue
+            differing = []
+            if float_predictions is not None:
+                run = _watched(run, float_predictions.logits, differing)
+            predictions = classification.predict_pixels(
+                run, model.labels, model.preprocess, source, label=f"checking {stem}"
+            )
+        scores = classification.score(predictions, model.labels)
+        entry["accuracy"] = {"images": scores.images, **scores.headline()}
+        entry["unreadable"] = sorted(predictions.unreadable)
+        if float_predictions is None:
+            float_predictions = predictions
+            continue
+        entry["unchanged"] = _agreement(predictions.logits, float_predictions.logits)
+        places = [place for _, place, _ in differing]
+        entry["disagreements"] = _disagreements(
+            places, float_predictions, predictions, model.labels
+        )
+        if examples is not None:
+            for _, place, image in differing:
+                examples[stem, predictions.names[place]] = image
+    for entry, speed in zip(entries.values(), latency(list(paths.values()))):
+        entry |= speed
+    return entries
 
 
 def logits(path: Path, pixels: np.ndarray) -> np.ndarray:
     """Logits [n, classes] of a .tflite for resized pictures, uint8 [n, height, width, 3]."""
-    classifier = Classifier(path)
-    return np.array([classifier.logits(image) for image in pixels])
+    with runner.runner(path) as run:
+        return run(pixels)
 
 
 def difference(found: np.ndarray, reference: np.ndarray) -> dict[str, float]:
@@ -37,7 +121,7 @@ def difference(found: np.ndarray, reference: np.ndarray) -> dict[str, float]:
         "max_difference": float(np.abs(found - reference).max()),
         "largest": float(np.abs(reference).max()),
         "snr_db": float(10 * np.log10(max(signal, 1e-30) / max(error, 1e-30))),
-        "agreement": float((found.argmax(-1) == reference.argmax(-1)).mean()),
+        "agreement": _agreement(found, reference),
     }
 
 
@@ -46,29 +130,130 @@ def within_tolerance(parity: dict[str, float]) -> bool:
     return parity["max_difference"] <= TOLERANCE * max(1.0, parity["largest"])
 
 
-def latency(paths: list[Path]) -> list[dict[str, float]]:
-    """Median inference milliseconds of each file, at one thread and at all, interleaved in one run."""
-    results: list[dict[str, float]] = [{} for _ in paths]
+def latency(paths: list[Path]) -> list[dict[str, dict[str, float]]]:
+    """Inference times at one thread and at all, the files interleaved in one child process.
+
+    Returns for each file, by number of threads: `latency_ms`, the median; `speedup`, the median over
+    the rounds of the first file's time divided by this one's.
+    """
+    results: list[dict[str, dict]] = [{"latency_ms": {}, "speedup": {}} for _ in paths]
     for threads in sorted({1, os.cpu_count() or 1}):
-        classifiers = [Classifier(path, threads) for path in paths]
-        spec = classifiers[0].preprocess
-        shape = (spec.height, spec.width, 3)
-        image = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
-        for classifier in classifiers:  # the first run prepares the kernels
-            classifier.logits(image)
-        one_round = sum(_milliseconds(classifier, image) for classifier in classifiers)
-        rounds = int(np.clip(1e3 * LATENCY_SECONDS / one_round, *ROUNDS))
-        samples = []
-        with progress(rounds, f"latency with {threads} threads", "run") as bar:
-            for _ in range(rounds):
-                samples.append([_milliseconds(classifier, image) for classifier in classifiers])
-                bar.update()
-        for result, median in zip(results, np.median(samples, axis=0)):
-            result[str(threads)] = float(median)
+        with runner.stopwatch(paths, threads) as run:
+            rounds = int(np.clip(1e3 * LATENCY_SECONDS / sum(run(1)[0]), *ROUNDS))
+            samples = []
+            with progress(rounds, f"latency with {threads} threads", "run") as bar:
+                while len(samples) < rounds:
+                    samples += run(min(max(1, rounds // 20), rounds - len(samples)))
+                    bar.update(len(samples) - bar.n)
+        times = np.array(samples)  # [rounds, files]
+        medians, ratios = np.median(times, axis=0), np.median(times[:, :1] / times, axis=0)
+        for result, milliseconds, ratio in zip(results, medians, ratios):
+            result["latency_ms"][str(threads)] = float(milliseconds)
+            result["speedup"][str(threads)] = float(ratio)
     return results
 
 
-def _milliseconds(classifier: Classifier, image: np.ndarray) -> float:
-    start = time.perf_counter()
-    classifier.logits(image)
-    return 1e3 * (time.perf_counter() - start)
+def machine() -> dict:
+    """What the figures were measured on."""
+    name = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+        name = named[0] if named else name
+    except OSError:
+        pass
+    system = f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
+    return {"processor": name, "threads": os.cpu_count(), "system": system}
+
+
+def _describe(model: Model, path: Path, reference: str) -> dict:
+    return {
+        "file": path.name,
+        "scheme": metadata.read(path).description["scheme"],
+        "image_size": list(model.architecture.image_size),
+        "reference": reference,
+        "bytes": path.stat().st_size,
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+    }
+
+
+def _agreement(found: np.ndarray, reference: np.ndarray) -> float:
+    """Share of images with the same top-1."""
+    return float((found.argmax(-1) == reference.argmax(-1)).mean())
+
+
+def _watched(run: Run, reference: np.ndarray, differing: list[tuple]) -> Run:
+    """`run`, which also keeps the images where its top-1 is another than that of the reference logits.
+
+    differing: (-score of the reference's top-1, place in the split, image), the WORST lowest.
+    """
+    place = 0
+
+    def watched(pixels: np.ndarray) -> np.ndarray:
+        nonlocal place
+        found = run(pixels)
+        for image, logits in zip(pixels, found):
+            if logits.argmax() != reference[place].argmax():
+                score = _softmax(reference[place]).max()
+                differing.append((-float(score), place, image.copy()))
+                differing.sort(key=lambda item: item[:2])
+                del differing[WORST:]
+            place += 1
+        return found
+
+    return watched
+
+
+def _disagreements(
+    places: list[int], reference: Predictions, found: Predictions, labels: tuple[str, ...]
+) -> list[dict]:
+    """Photos that the reference is surest of and the file calls by another name."""
+
+    def answer(logits: np.ndarray) -> dict:
+        scores = _softmax(logits)
+        return {"label": labels[scores.argmax()], "score": float(scores.max())}
+
+    return [
+        {
+            "name": reference.names[place],
+            "label": labels[reference.labels[place]],
+            "reference": answer(reference.logits[place]),
+            "found": answer(found.logits[place]),
+        }
+        for place in places
+    ]
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    exponentials = np.exp(np.float64(logits) - logits.max())
+    return exponentials / exponentials.sum()
+
+
+def _sample(model: Model, source: Source | None) -> np.ndarray:
+    """Pictures to compare on, uint8 [n, h, w, 3]: held-out ones spread over the classes, or noise."""
+    count, spec = PARITY_IMAGES, model.preprocess
+    if source is None:
+        shape = (count, spec.height, spec.width, 3)
+        return np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
+    stride = max(1, source.eval.size // count)
+    split = dataclasses.replace(
+        source.eval,
+        size=count,
+        in_order=lambda: source.eval.in_order().shard(stride, 0).take(count),
+    )
+    batches = pipeline.eval_batches(split, spec, count, unreadable={})
+    batch = next(batches.as_numpy_iterator())
+    return batch["pixels"][batch["mask"] > 0]
+
+
+def _keras_logits(model: Model, pixels: np.ndarray) -> np.ndarray:
+    """What the float model itself says, in batches of a few."""
+    keras_model = vit.build(model.architecture, labels=model.labels, preprocess=model.preprocess)
+    checkpoint.assign(keras_model, model.weights, "checkpoint")
+    found = []
+    with progress(len(pixels), "asking Keras", "img") as bar:
+        for i in range(0, len(pixels), 8):
+            part = pixels[i : i + 8]
+            found.append(keras_model(normalise(part, model.preprocess)).numpy())
+            bar.update(len(part))
+    return np.concatenate(found)

@@ -18,7 +18,13 @@ PATH = click.Path(path_type=Path)
 # extra: modules that come with it
 EXTRAS = {
     "train": ("tensorflow", "tf_keras", "tensorflow_datasets", "safetensors", "sklearn"),
-    "convert": ("tensorflow", "tf_keras", "tensorflow_model_optimization", "ai_edge_quantizer"),
+    "convert": (
+        "tensorflow",
+        "tf_keras",
+        "tensorflow_model_optimization",
+        "ai_edge_quantizer",
+        "jinja2",
+    ),
 }
 
 

@@ -71,6 +71,7 @@ def test_files_carry_labels_preprocessing_and_provenance(exported):
         "float32.tflite",
         "int8.tflite",
         "labels.txt",
+        "report.html",
         "report.json",
     ]
 

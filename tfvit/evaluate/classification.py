@@ -12,7 +12,7 @@ import tensorflow as tf
 from edge_demo import images
 from edge_demo.classifier import Classifier
 from edge_demo.errors import UserError
-from edge_demo.preprocess import to_pixels
+from edge_demo.preprocess import PreprocessSpec, to_pixels
 from tfvit.data import Source, Split, pipeline
 from tfvit.data.pipeline import Unreadable
 from tfvit.preprocess import normalise
@@ -21,11 +21,15 @@ from tfvit.progress import progress
 
 @dataclasses.dataclass(frozen=True)
 class Predictions:
-    """logits: float32 [n, classes]; labels: int64 [n], the model's numbers; unreadable: left out."""
+    """logits: float32 [n, classes]; labels: int64 [n], the model's numbers; unreadable: left out.
+
+    names: of the images, in order; empty where they are not known.
+    """
 
     logits: np.ndarray
     labels: np.ndarray
     unreadable: Unreadable
+    names: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +104,8 @@ def predict(
             found.append(logits[mask > 0])
             labels.append(numbers[truth[mask > 0]])
             bar.update(len(labels[-1]))
-    return _checked(np.concatenate(found), np.concatenate(labels), unreadable, split)
+    predictions = Predictions(np.concatenate(found), np.concatenate(labels), unreadable)
+    return _checked(predictions, split)
 
 
 def predict_tflite(
@@ -111,9 +116,29 @@ def predict_tflite(
     Raises UserError if no image can be read, or the model does not know a class.
     """
     classifier = Classifier(path, threads)
-    numbers = match_labels(classifier.labels, source)
+
+    def run(pixels: np.ndarray) -> np.ndarray:
+        return np.array([classifier.logits(image) for image in pixels])
+
+    return predict_pixels(run, classifier.labels, classifier.preprocess, source, label=label)
+
+
+def predict_pixels(
+    run: Callable[[np.ndarray], np.ndarray],
+    labels: tuple[str, ...],
+    spec: PreprocessSpec,
+    source: Source,
+    *,
+    label: str = "evaluating",
+) -> Predictions:
+    """Logits of any function over the held-out split, its images resized by the device's own code.
+
+    run: resized pictures, uint8 [n, height, width, 3] -> logits [n, classes], in the order of `labels`.
+    Raises UserError if no image can be read, or the model does not know a class.
+    """
+    numbers = match_labels(labels, source)
     unreadable: Unreadable = {}
-    found, labels = [], []
+    found, truth, names = [], [], []
     with progress(source.eval.size, label, "img") as bar:
         for example in source.eval.in_order().as_numpy_iterator():
             name = example["name"].decode()
@@ -123,19 +148,19 @@ def predict_tflite(
             except UserError as error:
                 unreadable[name] = str(error)
                 continue
-            found.append(classifier.logits(to_pixels(image, classifier.preprocess)))
-            labels.append(numbers[example["label"]])
-    logits = np.array(found, np.float32).reshape(len(found), len(classifier.labels))
-    return _checked(logits, np.array(labels, np.int64), unreadable, source.eval)
+            found.append(run(to_pixels(image, spec)[np.newaxis])[0])
+            truth.append(numbers[example["label"]])
+            names.append(name)
+    logits = np.array(found, np.float32).reshape(len(found), len(labels))
+    predictions = Predictions(logits, np.array(truth, np.int64), unreadable, tuple(names))
+    return _checked(predictions, source.eval)
 
 
-def _checked(
-    logits: np.ndarray, labels: np.ndarray, unreadable: Unreadable, split: Split
-) -> Predictions:
-    if not len(labels):
-        first = next(iter(unreadable.values()), "it is empty")
+def _checked(predictions: Predictions, split: Split) -> Predictions:
+    if not len(predictions.labels):
+        first = next(iter(predictions.unreadable.values()), "it is empty")
         raise UserError(f"split {split.name!r}: no readable image ({first})")
-    return Predictions(logits, labels, unreadable)
+    return predictions
 
 
 def match_labels(model_labels: tuple[str, ...], source: Source) -> np.ndarray:

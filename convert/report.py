@@ -1,0 +1,142 @@
+"""The page that a person looks at: report.json and the worst disagreements as one HTML file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import jinja2
+from markupsafe import Markup
+
+from convert import pictures
+from convert.formats import FORMATS, number
+
+if TYPE_CHECKING:
+    from convert.verify import Examples
+
+TEMPLATE = "report.html.jinja"
+MAX_DROP = 0.01  # of top-1 against float, for a file to be called as right as float
+MAX_PHOTOS = 12
+
+
+def page(report: dict, examples: Examples) -> str:
+    """A self-contained HTML page of a report, as `export` returns it.
+
+    examples: (file stem, name of a photo) -> pixels, for the report's disagreements.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {**FORMATS, "facts": facts}
+    files, sites = report["files"], report.get("sensitivity")
+    return environment.get_template(TEMPLATE).render(
+        report=report,
+        verdict=verdict(files),
+        rows=[_row(entry, files) for entry in files.values()],
+        threads=sorted({t for e in files.values() for t in e["latency_ms"]}, key=int),
+        picture=_markup(pictures.accuracy_against_latency(files)),
+        photos=_photos(files, examples),
+        sensitivity=_markup(pictures.sensitivity(sites)) if sites else None,
+        most_sites=pictures.MOST_SITES,
+    )
+
+
+def verdict(files: dict[str, dict]) -> str:
+    """One sentence: which file to take, and what it costs and brings against float32."""
+    floats = [entry for stem, entry in files.items() if entry["reference"] == stem]
+    others = [entry for stem, entry in files.items() if entry["reference"] != stem]
+    base = max(floats, key=lambda entry: entry.get("accuracy", {}).get("top1", 0))
+    if not others:
+        worst = FORMATS["tiny"](base["parity_with_keras"]["max_difference"])
+        return (
+            f"{base['file']} computes what the Keras model does: logits differ by {worst} at most."
+        )
+    fastest = max(others, key=lambda entry: _speed(entry, base))
+    if "accuracy" not in base:
+        return f"{_gain(fastest, base)}; how right it is, only held-out photos (--data) can tell."
+    right = [entry for entry in others if _drop(entry, base) <= MAX_DROP]
+    if not right:
+        nearest = min(others, key=lambda entry: _drop(entry, base))
+        return (
+            f"Take {base['file']}: no other file comes within {number(100 * MAX_DROP)} point of its top-1; "
+            f"the nearest is {_cost(nearest, base)}."
+        )
+    chosen = max(right, key=lambda entry: _speed(entry, base))
+    take = "Take" if _speed(chosen, base) > 1 else "No file is faster than float here:"
+    return f"{take} {_gain(chosen, base)}; {_cost(chosen, base)}."
+
+
+def _gain(entry: dict, base: dict) -> str:
+    speed, size = _speed(entry, base), entry["bytes"] / base["bytes"]
+    faster, smaller = FORMATS["times"](speed), FORMATS["times"](size)
+    return f"{entry['file']}, {faster} as fast as {base['file']} at {smaller} its size"
+
+
+def _cost(entry: dict, base: dict) -> str:
+    top1, of_float = (FORMATS["percent"](e["accuracy"]["top1"]) for e in (entry, base))
+    return f"top-1 {top1} with {entry['file']}, {of_float} with {base['file']}"
+
+
+def facts(value: dict, prefix: str = "") -> list[tuple[str, str]]:
+    """A nested dictionary as (name, text) lines, as provenance and recipes are shown."""
+    lines = []
+    for key, item in value.items():
+        name = f"{prefix}{key}".replace("_", " ")
+        if isinstance(item, dict):
+            lines += facts(item, f"{name}, ")
+        elif isinstance(item, (list, tuple)):
+            lines.append((name, ", ".join(map(_text, item))))
+        else:
+            lines.append((name, _text(item)))
+    return lines
+
+
+def _text(value: object) -> str:
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "-"}[value]
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _row(entry: dict, files: dict[str, dict]) -> dict:
+    """An entry of report.json with what the table shows beside it."""
+    base = files[entry["reference"]]
+    change = None
+    if entry is not base and "accuracy" in entry:
+        change = -_drop(entry, base)
+    return {"top1": entry.get("accuracy", {}).get("top1"), "change": change, **entry}
+
+
+def _drop(entry: dict, base: dict) -> float:
+    return base["accuracy"]["top1"] - entry["accuracy"]["top1"]
+
+
+def _speed(entry: dict, base: dict) -> float:
+    """How many times as fast as `base` on one thread; from interleaved runs where there are such."""
+    if entry["reference"] == Path(base["file"]).stem:
+        return entry["speedup"]["1"]
+    return base["latency_ms"]["1"] / entry["latency_ms"]["1"]
+
+
+def _photos(files: dict[str, dict], examples: Examples) -> list[dict]:
+    """The photos that float32 is surest of and some file calls by another name, with what each says."""
+    photos: dict[tuple, dict] = {}
+    for stem, entry in files.items():
+        for item in entry.get("disagreements", ()):
+            photo = photos.setdefault(
+                (entry["reference"], item["name"]),
+                {**item, "file": entry["reference"], "said": [], "picture": None},
+            )
+            photo["said"].append((stem, item["found"]))
+            pixels = examples.get((stem, item["name"]))
+            if pixels is not None:
+                photo["picture"] = pictures.thumbnail(pixels)
+    surest = sorted(photos.values(), key=lambda photo: -photo["reference"]["score"])
+    return surest[:MAX_PHOTOS]
+
+
+def _markup(svg: str | None) -> Markup | None:
+    return None if svg is None else Markup(svg)

@@ -1,0 +1,207 @@
+"""A .tflite in a process of its own: a bad file can abort the runtime, and the runtime its process.
+
+The parent sends requests, the child replies; each is one line of JSON, then the bytes of an array if
+the line has a `shape`. The child (`python -m convert.runner`) knows nothing of TensorFlow.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from edge_demo.classifier import Classifier
+from edge_demo.errors import GateError
+
+ROOT = Path(__file__).resolve().parents[1]  # of `convert` and `edge_demo`
+CHATTER = ("INFO:", "WARNING:", "VERBOSE:")  # of the runtime
+Array = np.ndarray | None
+Ask = Callable[..., tuple[dict, Array]]
+
+
+@contextlib.contextmanager
+def runner(path: Path, threads: int | None = None) -> Iterator[Callable[[np.ndarray], np.ndarray]]:
+    """Yields a function from resized pictures, uint8 [n, height, width, 3], to logits [n, classes].
+
+    The file is loaded and run in a child process, for as long as the block lasts.
+    Raises GateError, naming the file, if it does not load or run, or ends its process.
+    """
+    with _child(path.name) as ask:
+        ask("load", file=path, threads=threads)
+        yield lambda pixels: ask("run", pixels)[1]
+
+
+@contextlib.contextmanager
+def stopwatch(paths: list[Path], threads: int) -> Iterator[Callable[[int], list[list[float]]]]:
+    """Yields a function that runs all files in turn so many times: milliseconds [round][file].
+
+    All in one child process; every file has run once before. Raises GateError.
+    """
+    with _child(", ".join(path.name for path in paths)) as ask:
+        for path in paths:
+            ask("load", file=path, threads=threads)
+        ask("time", rounds=1)  # the first run prepares the kernels
+        yield lambda rounds: ask("time", rounds=rounds)[0]["milliseconds"]
+
+
+def memory(path: Path) -> dict[str, float] | None:
+    """Peak resident MiB of a process that loads a file and runs it once, on one thread.
+
+    `peak`, and `baseline` before the file was loaded, with Python, NumPy and the runtime; None where
+    the system does not tell. Raises GateError.
+    """
+    with _child(path.name) as ask:
+        before = ask("peak")[0]["mib"]
+        ask("load", file=path, threads=1)
+        ask("time", rounds=1)
+        after = ask("peak")[0]["mib"]
+    return None if before is None else {"peak": after, "baseline": before}
+
+
+def delegation(path: Path) -> dict:
+    """`convert.delegation.delegation` of a file, in a child process. Raises GateError."""
+    with _child(path.name) as ask:
+        return ask("delegation", file=path)[0]
+
+
+@contextlib.contextmanager
+def _child(name: str) -> Iterator[Ask]:
+    """Yields ask(verb, array, **arguments) -> (reply, array) of a new child process."""
+    with tempfile.TemporaryFile() as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "convert.runner"],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+        )
+
+        def ask(verb: str, array: Array = None, **arguments) -> tuple[dict, Array]:
+            if "file" in arguments:
+                arguments["file"] = str(Path(arguments["file"]).resolve())
+            try:
+                _send(process.stdin, {"verb": verb, **arguments}, array)
+                reply = _receive(process.stdout)
+            except BrokenPipeError:
+                reply = None
+            if reply is None:
+                raise GateError(f"{name}: {_cause_of_death(process, errors)}")
+            if "error" in reply[0]:
+                raise GateError(f"{name}: {reply[0]['error']}")
+            return reply
+
+        try:
+            yield ask
+        finally:
+            process.kill()
+            process.wait()
+            with contextlib.suppress(BrokenPipeError):  # what was not sent has nobody to go to
+                process.stdin.close()
+            process.stdout.close()
+
+
+def _cause_of_death(process: subprocess.Popen, errors: BinaryIO) -> str:
+    code = process.wait()
+    errors.seek(0)
+    lines = errors.read().decode(errors="replace").splitlines()
+    said = [line.strip() for line in lines if line.strip() and not line.startswith(CHATTER)]
+    if code < 0:
+        detail = f" ({said[0]})" if said else ""
+        return f"the runtime ended with {signal.Signals(-code).name}{detail}"
+    return f"the runtime ended with exit code {code} ({said[-1] if said else 'no message'})"
+
+
+def _send(stream: BinaryIO, message: dict, array: Array = None) -> None:
+    if array is not None:
+        message = {**message, "shape": array.shape, "dtype": array.dtype.name}
+    stream.write(json.dumps(message).encode() + b"\n")
+    if array is not None:
+        stream.write(np.ascontiguousarray(array))
+    stream.flush()
+
+
+def _receive(stream: BinaryIO) -> tuple[dict, Array] | None:
+    """The next message and its array; None at the end of the stream, or where it breaks off."""
+    line = stream.readline()
+    if not line.endswith(b"\n"):
+        return None
+    message = json.loads(line)
+    if "shape" not in message:
+        return message, None
+    shape, dtype = message.pop("shape"), np.dtype(message.pop("dtype"))
+    size = int(np.prod(shape)) * dtype.itemsize
+    data = stream.read(size)
+    return (message, np.frombuffer(data, dtype).reshape(shape)) if len(data) == size else None
+
+
+def serve(requests: BinaryIO, replies: BinaryIO) -> None:
+    """The child: answers requests until there are no more."""
+    classifiers: list[Classifier] = []
+
+    def load(_: Array, file: str, threads: int | None) -> tuple[dict, Array]:
+        classifiers.append(Classifier(file, threads))
+        return {}, None
+
+    def run(pixels: Array) -> tuple[dict, Array]:
+        logits = [classifiers[0].logits(image) for image in pixels]
+        return {}, np.array(logits, np.float32).reshape(len(pixels), len(classifiers[0].labels))
+
+    def measure(_: Array, rounds: int) -> tuple[dict, Array]:
+        spec = classifiers[0].preprocess
+        shape = (spec.height, spec.width, 3)
+        image = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
+        samples = [[_milliseconds(c, image) for c in classifiers] for _ in range(rounds)]
+        return {"milliseconds": samples}, None
+
+    def divide(_: Array, file: str) -> tuple[dict, Array]:
+        from convert.delegation import delegation
+
+        return delegation(file), None
+
+    verbs = {
+        "load": load,
+        "run": run,
+        "time": measure,
+        "peak": lambda _: ({"mib": _peak_mib()}, None),
+        "delegation": divide,
+    }
+    while request := _receive(requests):
+        message, array = request
+        try:
+            reply = verbs[message.pop("verb")](array, **message)
+        except (ValueError, RuntimeError) as error:  # the runtime's; UserError is a ValueError
+            text = str(error).removeprefix(f"{message.get('file')}: ")
+            reply = {"error": next(iter(text.splitlines()), "") or type(error).__name__}, None
+        _send(replies, *reply)
+
+
+def _milliseconds(classifier: Classifier, image: np.ndarray) -> float:
+    start = time.perf_counter()
+    classifier.logits(image)
+    return 1e3 * (time.perf_counter() - start)
+
+
+def _peak_mib() -> float | None:
+    """High-water mark of this process alone: `ru_maxrss` would count its parent, where that was larger."""
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return None
+    kib = [line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:")]
+    return int(kib[0]) / 1024 if kib else None
+
+
+if __name__ == "__main__":
+    with os.fdopen(os.dup(1), "wb") as output:
+        os.dup2(2, 1)  # whatever else is printed is no reply
+        serve(sys.stdin.buffer, output)
