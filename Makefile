@@ -1,9 +1,9 @@
-# Everything a newcomer needs: make demo, make test. The virtual environment is built once.
+# Everything a newcomer needs: make demo, make test, make bench. The virtual environment is built once.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: install demo test lint clean
+.PHONY: install demo test lint bench clean
 
 install: $(VENV)/.installed
 
@@ -21,6 +21,10 @@ test: install lint
 lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+
+bench: install
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -r bench/requirements.txt
+	$(BIN)/python bench/edge_latency.py --json runs/bench.json
 
 clean:
 	rm -rf runs build *.egg-info .pytest_cache .ruff_cache
