@@ -1,10 +1,10 @@
-# Everything a newcomer needs: make demo, make test. The virtual environments are built once.
+# Everything a newcomer needs: make demo, make test, make bench. The virtual environments are built once.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 MEDIAPIPE := .venv-mediapipe
 
-.PHONY: install demo test lint clean
+.PHONY: install demo test lint bench clean
 
 install: $(VENV)/.installed
 
@@ -28,6 +28,10 @@ $(MEDIAPIPE)/.installed: constraints.txt
 lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+
+bench: install
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -r bench/requirements.txt
+	$(BIN)/python bench/edge_latency.py --json runs/bench.json
 
 clean:
 	rm -rf runs build *.egg-info .pytest_cache .ruff_cache

@@ -1,0 +1,23 @@
+"""Our own files: what is measured against the peers."""
+
+from __future__ import annotations
+
+import numpy as np
+from random_vit import RandomViT
+
+from convert import edge_graph, qat, tflite
+
+
+def ours(model: RandomViT, images: np.ndarray) -> dict[str, bytes]:
+    """Scheme -> .tflite that takes grey levels; calibrated, where it must be, on uint8 [n, h, w, 3].
+
+    No fine-tuning: the weights are as random as they were, and the peers' are not tuned either.
+    """
+    arch = model.architecture
+    folded = edge_graph.fold(model.weights, arch, model.preprocess)
+    graph = qat.QuantizedEdgeGraph(folded, arch)
+    qat.calibrate(graph, [images[i : i + 8] for i in range(0, len(images), 8)], lambda: None)
+    return {
+        "float32": tflite.float_model(folded, arch),
+        "int8": tflite.int8_model(folded, arch, graph.activation_ranges()),
+    }
