@@ -1,10 +1,12 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from ai_edge_litert import schema_py_generated as schema
 
 import tfvit
-from convert import edge_graph
+from convert import edge_graph, tflite
 from edge_demo.preprocess import PreprocessSpec, normalise
+from tfvit.architecture import ACTIVATIONS
 from tfvit.vit import named_weights
 
 SPEC = PreprocessSpec(16, 24, mean=(120.0, 115.0, 100.0), std=(58.0, 57.0, 60.0))
@@ -14,6 +16,9 @@ MODELS = {
     "representation layer": {"representation_size": 20},
     "gap and representation layer": {"pooling": "gap", "representation_size": 20},
     "dropout and stochastic depth": {"dropout": 0.2, "stochastic_depth": 0.3},
+    "erf": {"activation": "gelu"},
+    "LayerScale": {"layer_scale": 0.3},
+    "LayerScale, erf and gap": {"layer_scale": 0.3, "activation": "gelu", "pooling": "gap"},
 }
 
 
@@ -90,6 +95,34 @@ def test_folding_the_attention_scale_divides_the_queries():
     weights = {"q/kernel": kernel, "q/bias": bias}
     edge_graph._fold_attention_scale(weights, "q", 16)
     assert np.allclose(x @ weights["q/kernel"] + weights["q/bias"], (x @ kernel + bias) / 4)
+
+
+def test_folding_layer_scale_moves_its_gain_into_the_dense_layer():
+    rng = np.random.default_rng(0)
+    gamma, kernel, bias = rng.normal(size=4), rng.normal(size=(6, 4)), rng.normal(size=4)
+    x = rng.normal(size=(3, 6))
+    weights = {"s/gamma": gamma, "d/kernel": kernel, "d/bias": bias}
+    edge_graph._fold_layer_scale(weights, "s", "d")
+    assert np.allclose(x @ weights["d/kernel"] + weights["d/bias"], (x @ kernel + bias) * gamma)
+    assert set(weights) == {"d/kernel", "d/bias"}
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_either_activation_is_a_builtin_op_of_the_file(activation):
+    model = random_model(activation=activation, layer_scale=0.3)
+    folded = edge_graph.fold(weights_of(model), model.architecture, SPEC)
+    content = tflite.float_model(folded, model.architecture)
+    graph = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content))
+    codes = [code.builtinCode for code in graph.operatorCodes]
+    assert schema.BuiltinOperator.GELU in codes
+    assert schema.BuiltinOperator.CUSTOM not in codes  # as which Flex ops would come
+    assert not any(code.customCode for code in graph.operatorCodes)
+    gelu = [
+        o
+        for o in graph.subgraphs[0].operators
+        if codes[o.opcodeIndex] == schema.BuiltinOperator.GELU
+    ]
+    assert [o.builtinOptions.approximate for o in gelu] == [activation == "gelu_tanh"] * 3
 
 
 def test_folding_the_class_token_adds_its_position():

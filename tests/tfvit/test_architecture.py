@@ -127,6 +127,9 @@ def test_any_field_can_be_changed():
         "pooling": "gap",
         "representation_size": 11,
         "layer_norm_epsilon": 1e-5,
+        "activation": "gelu",
+        "layer_scale": 1e-4,
+        "position_interpolation": "bicubic",
         "dropout": 0.1,
         "stochastic_depth": 0.2,
     }
@@ -214,6 +217,12 @@ def test_a_size_that_is_none_is_one_line(size):
         ({"representation_size": "big"}, ["representation_size", "big"]),
         ({"layer_norm_epsilon": -1.0}, ["layer_norm_epsilon", "-1"]),
         ({"layer_norm_epsilon": "small"}, ["layer_norm_epsilon", "small"]),
+        ({"activation": "relu"}, ["activation 'relu'", "gelu_tanh, gelu"]),
+        ({"layer_scale": 0.0}, ["layer_scale 0.0"]),
+        ({"layer_scale": -1.0}, ["layer_scale -1.0"]),
+        ({"layer_scale": float("inf")}, ["layer_scale inf"]),
+        ({"layer_scale": "small"}, ["layer_scale 'small'"]),
+        ({"position_interpolation": "nearest"}, ["position_interpolation", "bilinear, bicubic"]),
     ],
     ids=lambda v: ",".join(f"{k}={x}" for k, x in v.items()) if isinstance(v, dict) else "",
 )

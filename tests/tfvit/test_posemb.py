@@ -5,6 +5,7 @@ import pytest
 from scipy import ndimage
 
 from tfvit import posemb
+from tfvit.architecture import POSITION_INTERPOLATIONS
 
 GRIDS = [
     ((14, 14), (24, 24)),
@@ -41,7 +42,7 @@ def zoomed(grid_rows, old, new):
 @pytest.mark.parametrize("old, new", GRIDS, ids=lambda grid: "x".join(map(str, grid)))
 def test_resizing_is_scipys_zoom_and_keeps_the_rows_before_the_patches(old, new, prefix):
     rows = embedding(old, prefix)
-    resized = posemb.resize(rows, old, new)
+    resized = posemb.resize(rows, old, new, "bilinear")
     assert resized.dtype == np.float32
     assert resized.shape == (prefix + new[0] * new[1], rows.shape[1])
     np.testing.assert_array_equal(resized[:prefix], rows[:prefix])
@@ -51,20 +52,59 @@ def test_resizing_is_scipys_zoom_and_keeps_the_rows_before_the_patches(old, new,
 def test_the_corners_stay_where_they_are():
     rows = embedding((6, 9), 0)
     before = rows.reshape(6, 9, -1)
-    after = posemb.resize(rows, (6, 9), (13, 5)).reshape(13, 5, -1)
+    after = posemb.resize(rows, (6, 9), (13, 5), "bilinear").reshape(13, 5, -1)
     for y in (0, -1):
         for x in (0, -1):
             np.testing.assert_allclose(after[y, x], before[y, x], atol=1e-6)
 
 
+# old grid, its values in rows, new grid, what torch 2.13's `interpolate(mode="bicubic",
+# align_corners=False)` makes of them
+TORCH = [
+    (
+        (3, 4),
+        [1, 4, 2, 2, 4, 1, 0, 1, 4, 2, 2, 4],
+        (5, 2),
+        [2.6965, 1.9475, 2.621875, 1.080125, 2.59375, 0.40625, 2.835625, 1.892375, 3.039, 3.249],
+    ),
+    (
+        (2, 3),
+        [1, 4, 2, 2, 4, 0],
+        (4, 2),
+        [1.661011, 2.725449, 1.941162, 2.200165, 2.402588, 1.334991, 2.682739, 0.809708],
+    ),
+    ((1, 5), [1, 4, 2, 2, 4], (2, 3), [2.055556, 2.0, 3.37037] * 2),
+]
+
+
+@pytest.mark.parametrize("prefix", [0, 1])
+@pytest.mark.parametrize("old, values, new, expected", TORCH)
+def test_bicubic_is_torchs(old, values, new, expected, prefix):
+    rows = np.array([7.0] * prefix + values, np.float32)[:, np.newaxis] * [1, -2]
+    resized = posemb.resize(rows.astype(np.float32), old, new, "bicubic")
+    assert resized.dtype == np.float32
+    expected = np.array([7.0] * prefix + expected)[:, np.newaxis] * [1, -2]
+    np.testing.assert_allclose(resized, expected, atol=2e-6)
+
+
+@pytest.mark.parametrize("interpolation", POSITION_INTERPOLATIONS)
 @pytest.mark.parametrize("grid", [(14, 14), (3, 7), (1, 1)])
-def test_the_same_grid_leaves_every_bit(grid):
+def test_the_same_grid_leaves_every_bit(grid, interpolation):
     rows = embedding(grid, 1)
-    np.testing.assert_array_equal(posemb.resize(rows, grid, list(grid)), rows)
+    np.testing.assert_array_equal(posemb.resize(rows, grid, list(grid), interpolation), rows)
 
 
-def test_the_given_embedding_is_not_changed():
+@pytest.mark.parametrize("interpolation", POSITION_INTERPOLATIONS)
+@pytest.mark.parametrize("old, new", GRIDS, ids=lambda grid: "x".join(map(str, grid)))
+def test_a_constant_stays_one(old, new, interpolation):
+    rows = np.full((old[0] * old[1], 2), 3.0, np.float32)
+    resized = posemb.resize(rows, old, new, interpolation)
+    np.testing.assert_allclose(resized, np.full((new[0] * new[1], 2), 3.0), atol=1e-6)
+
+
+@pytest.mark.parametrize("interpolation", POSITION_INTERPOLATIONS)
+def test_the_given_embedding_is_not_changed(interpolation):
     rows = embedding((4, 4), 1)
     copy = rows.copy()
-    posemb.resize(rows, (4, 4), (8, 8))
+    posemb.resize(rows, (4, 4), (8, 8), interpolation)
     np.testing.assert_array_equal(rows, copy)

@@ -82,6 +82,27 @@ def test_another_image_size_resizes_the_position_embedding_as_scipy_does(stored,
     np.testing.assert_allclose(new[token:], expected, atol=1e-6)
 
 
+def test_the_checkpoints_own_interpolation_resizes_the_position_embedding(stored):
+    folder, old = stored(position_interpolation="bicubic", pooling="gap")
+    model = labelled(LABELS, (40, 40), position_interpolation="bicubic", pooling="gap")
+    check(model, old, initialise(model, folder), resized=[POSITION])
+    before, after = old[POSITION].reshape(3, 5, -1), values(model)[POSITION].reshape(5, 5, -1)
+    # 3 points at 5: the second at 3 / 5 * 1.5 - 0.5 = 0.4, Keys' kernel with a = -0.75, the first point twice
+    taps = np.array([-0.108, 0.72, 0.46, -0.072])
+    rows = before[[0, 0, 1, 2]]
+    np.testing.assert_allclose(after[1], np.einsum("t,tcd->cd", taps, rows), atol=1e-6)
+
+
+def test_layer_scale_is_transferred(stored):
+    folder, old = stored(layer_scale=1e-5)
+    model = labelled(("a", "b"), seed=2, layer_scale=1e-5)
+    report = initialise(model, folder)
+    check(model, old, report, reset=HEAD)
+    assert {f"block_0/{part}/layer_scale/gamma" for part in ("attention", "mlp")} <= {
+        *report.loaded
+    }
+
+
 def test_as_many_patches_in_another_shape_are_resized_too(stored):
     folder, old = stored()
     model = labelled(LABELS, (40, 24), seed=2)
@@ -165,6 +186,12 @@ def test_the_same_hidden_layer_is_kept(stored):
         ("vit-ti/8", (24, 40), {"depth": 3}, "depth", ("1", "3")),
         ("vit-ti/8", (24, 40), {"mlp_dim": 100}, "mlp_dim", ("96", "100")),
         ("vit-ti/8", (24, 40), {"heads": 4}, "heads", ("3", "4")),
+        ("vit-ti/8", (24, 40), {"activation": "gelu"}, "activation", ("gelu_tanh", "gelu")),
+        ("vit-ti/8", (24, 40), {"layer_scale": 0.5}, "layer_scale", ("None", "0.5")),
+        (
+            *("vit-ti/8", (24, 40), {"position_interpolation": "bicubic"}),
+            *("position_interpolation", ("bilinear", "bicubic")),
+        ),
         ("vit-ti/16", (32, 48), {}, "patch_size", ("8", "16")),
     ],
 )

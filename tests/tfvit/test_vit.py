@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras as keras
+from scipy.special import erf
 from small_models import HEADS, HEIGHT, PATCH, SMALL, WIDTH, inputs, randomise, small
 
 import tfvit
 from edge_demo.preprocess import PreprocessSpec
-from tfvit.architecture import named
+from tfvit.architecture import ACTIVATIONS, named
 from tfvit.layers import Dropout, StochasticDepth, dropout_seed
 from tfvit.vit import build, named_weights
 
@@ -28,8 +29,10 @@ def dense(x, w, name):
     return x @ w[f"{name}/kernel"] + w[f"{name}/bias"]
 
 
-def gelu(x):
-    return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+GELU = {
+    "gelu_tanh": lambda x: 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))),
+    "gelu": lambda x: 0.5 * x * (1 + erf(x / np.sqrt(2))),
+}
 
 
 def softmax(x):
@@ -48,7 +51,7 @@ def attention(x, w, name):
     return dense(context, w, f"{name}/out")
 
 
-def vision_transformer(w, images, pooling, representation):
+def vision_transformer(w, images, pooling, representation, activation="gelu_tanh"):
     count, height, width, _ = images.shape
     patches = [
         images[:, y : y + PATCH, x : x + PATCH].reshape(count, -1)
@@ -61,9 +64,11 @@ def vision_transformer(w, images, pooling, representation):
         x = np.concatenate([np.repeat(w["cls/token"], count, axis=0), x], axis=1)
     x = x + w["position/embedding"]
     for i in range(SMALL["depth"]):
-        x = x + attention(norm(x, w, f"block_{i}/norm_1"), w, f"block_{i}/attention")
+        y = attention(norm(x, w, f"block_{i}/norm_1"), w, f"block_{i}/attention")
+        x = x + y * w.get(f"block_{i}/attention/layer_scale/gamma", 1)
         y = dense(norm(x, w, f"block_{i}/norm_2"), w, f"block_{i}/mlp/dense_1")
-        x = x + dense(gelu(y), w, f"block_{i}/mlp/dense_2")
+        y = dense(GELU[activation](y), w, f"block_{i}/mlp/dense_2")
+        x = x + y * w.get(f"block_{i}/mlp/layer_scale/gamma", 1)
     x = norm(x, w, "norm")
     x = x[:, 0] if pooling == "cls" else x.mean(axis=1)
     if representation:
@@ -83,6 +88,34 @@ def test_the_model_computes_the_papers_equations(pooling, representation, scale)
     expected = vision_transformer(weights, images, pooling, representation)
     assert expected.std(axis=0).min() > 0.01  # the pictures matter, in every class
     np.testing.assert_allclose(model(images).numpy(), expected, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("layer_scale", [None, 0.1])
+def test_activation_and_layer_scale_are_what_they_say(activation, layer_scale):
+    model = small(activation=activation, layer_scale=layer_scale)
+    weights = {n: v.numpy().astype(np.float64) for n, v in named_weights(model).items()}
+    for name, variable in named_weights(model).items():
+        if name.endswith("mlp/dense_1/kernel"):  # far from 0, where both activations differ
+            variable.assign(variable * 2)
+            weights[name] = weights[name] * 2
+    images = inputs(3)
+    other = next(a for a in ACTIVATIONS if a != activation)
+    expected, different = (
+        vision_transformer(weights, images, "cls", None, name) for name in (activation, other)
+    )
+    np.testing.assert_allclose(model(images).numpy(), expected, rtol=0, atol=2e-5)
+    assert np.abs(expected - different).max() > 1e-4
+
+
+def test_fresh_layer_scale_is_its_initial_value():
+    model = small(layer_scale=1e-5)
+    fresh = build(model.architecture)
+    gains = {n: v.numpy() for n, v in named_weights(fresh).items() if "layer_scale" in n}
+    names = {f"block_{i}/{part}/layer_scale/gamma" for i in (0, 1) for part in ("attention", "mlp")}
+    assert set(gains) == names
+    for gain in gains.values():
+        np.testing.assert_array_equal(gain, np.full(SMALL["width"], 1e-5, np.float32))
 
 
 @pytest.mark.parametrize("pooling, representation", SHAPES)
