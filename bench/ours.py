@@ -6,6 +6,7 @@ import numpy as np
 from random_vit import RandomViT
 
 from convert import edge_graph, qat, tflite
+from convert.schemes import SCHEMES
 
 
 def ours(model: RandomViT, images: np.ndarray) -> dict[str, bytes]:
@@ -15,9 +16,6 @@ def ours(model: RandomViT, images: np.ndarray) -> dict[str, bytes]:
     """
     arch = model.architecture
     folded = edge_graph.fold(model.weights, arch, model.preprocess)
-    graph = qat.QuantizedEdgeGraph(folded, arch)
-    qat.calibrate(graph, [images[i : i + 8] for i in range(0, len(images), 8)], lambda: None)
-    return {
-        "float32": tflite.float_model(folded, arch),
-        "int8": tflite.int8_model(folded, arch, graph.activation_ranges()),
-    }
+    batches = [images[i : i + 8] for i in range(0, len(images), 8)]
+    ranges = qat.calibrate(folded, arch, batches, "minmax", lambda: None)
+    return {name: tflite.write(scheme, folded, arch, ranges) for name, scheme in SCHEMES.items()}

@@ -24,30 +24,6 @@ Quantize = Callable[[str, tf.Tensor], tf.Tensor]
 UNIT_SCALE = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}  # grey levels as they are
 
 
-def quantized_dense(arch: Architecture) -> list[str]:
-    """Names of the dense layers that int8 schemes quantize, in the order of the graph.
-
-    The head (and the pre-logits) stay float: they are small, and their error is the logits' error.
-    """
-    parts = ("attention/query", "attention/key", "attention/value", "attention/out")
-    parts += ("mlp/dense_1", "mlp/dense_2")
-    return ["embedding", *(f"block_{i}/{part}" for i in range(arch.depth) for part in parts)]
-
-
-def sites(arch: Architecture) -> list[str]:
-    """Names of all quantization sites: kernels, inputs and outputs of the quantized dense layers."""
-    names = []
-    for dense in quantized_dense(arch):
-        names += [f"{dense}/kernel", input_site(dense), f"{dense}/output"]
-    return list(dict.fromkeys(names))
-
-
-def input_site(dense: str) -> str:
-    """The site of a dense layer's input; query, key and value share theirs."""
-    block, _, part = dense.rpartition("/")
-    return f"{block}/input" if part in ("query", "key", "value") else f"{dense}/input"
-
-
 def at_resolution(
     weights: Weights, arch: Architecture, image_size: tuple[int, int]
 ) -> tuple[Weights, Architecture]:
@@ -70,6 +46,8 @@ def fold(weights: Weights, arch: Architecture, spec: PreprocessSpec) -> Weights:
         _fold_norm(w, f"block_{i}/norm_1", attention)
         _fold_norm(w, f"block_{i}/norm_2", [f"block_{i}/mlp/dense_1"])
         _fold_attention_scale(w, attention[0], arch.head_dim)
+        _drop_key_bias(w, attention[1])
+        _fold_value_bias(w, attention[2], f"block_{i}/attention/out")
         if arch.layer_scale is not None:
             _fold_layer_scale(w, f"block_{i}/attention/layer_scale", f"block_{i}/attention/out")
             _fold_layer_scale(w, f"block_{i}/mlp/layer_scale", f"block_{i}/mlp/dense_2")
@@ -112,6 +90,18 @@ def _fold_attention_scale(w: Weights, query: str, head_dim: int) -> None:
         w[f"{query}/{part}"] = w[f"{query}/{part}"] * head_dim**-0.5
 
 
+def _drop_key_bias(w: Weights, key: str) -> None:
+    """softmax(q (k + b)) = softmax(q k + q b) = softmax(q k): the same number for every key cancels."""
+    w.pop(f"{key}/bias")
+
+
+def _fold_value_bias(w: Weights, value: str, out: str) -> None:
+    """(P (v + b)) K + c = (P v) K + (b K + c), since the rows of P sum to 1: keys and values then
+    have zero means where the bias was large, which suits their zero point 0."""
+    bias = w.pop(f"{value}/bias")
+    w[f"{out}/bias"] = w[f"{out}/bias"] + bias @ w[f"{out}/kernel"].astype(np.float64)
+
+
 def _fold_layer_scale(w: Weights, scale: str, dense: str) -> None:
     """(x K + b) * g = x (K * g) + b * g: the dense layer before LayerScale carries its gain.
 
@@ -145,15 +135,26 @@ def forward(
     With a class token the last block computes its row alone: the others are only keys and values there.
 
     w: folded weights, as arrays or variables.
-    quantize: called at every site of `sites`, with the tensor that the device will hold there.
+    quantize: called at every site of `convert.sites`, with the tensor that the device will hold there.
     """
     batch, (rows, columns), patch = pixels.shape[0], arch.grid, arch.patch_size
     heads, head_dim, width = arch.heads, arch.head_dim, arch.width
 
+    def held(site: str, op: Callable, *args, **kwargs) -> tf.Tensor:
+        """A site's tensor. Its name scope is how the site is found again in the exported file."""
+        with tf.name_scope(site):
+            y = op(*args, **kwargs)
+        return quantize(site, y)
+
     def dense(name: str, x: tf.Tensor) -> tf.Tensor:  # [b * n, in] -> [b * n, out]
-        with tf.name_scope(name):  # this is how the exported file's tensors find their site again
-            y = tf.matmul(x, quantize(f"{name}/kernel", w[f"{name}/kernel"])) + w[f"{name}/bias"]
-        return quantize(f"{name}/output", y)
+        kernel, bias = quantize(f"{name}/kernel", w[f"{name}/kernel"]), w.get(f"{name}/bias")
+        return held(f"{name}/output", _affine, x, kernel, bias)
+
+    def norm(name: str, x: tf.Tensor, output: str) -> tf.Tensor:
+        """RMS norm over the channels: LayerNorm without its affine part, of what is centred already."""
+        square = held(f"{name}/square", tf.multiply, x, x)
+        mean = held(f"{name}/mean", _mean, square, arch.layer_norm_epsilon)
+        return held(output, tf.multiply, x, held(f"{name}/rsqrt", tf.math.rsqrt, mean))
 
     def split(y: tf.Tensor) -> tf.Tensor:  # [b * n, d] -> [b, heads, n, head_dim]
         return tf.transpose(tf.reshape(y, [batch, -1, heads, head_dim]), [0, 2, 1, 3])
@@ -161,36 +162,51 @@ def forward(
     def class_row(y: tf.Tensor) -> tf.Tensor:  # [b * n, d] -> [b, d]
         return tf.reshape(tf.reshape(y, [batch, arch.tokens, width])[:, :1], [batch, width])
 
-    x = tf.reshape(pixels, [batch * rows, patch, columns, patch * 3])
+    x = tf.reshape(quantize("embedding/input", pixels), [batch * rows, patch, columns, patch * 3])
     x = tf.reshape(tf.transpose(x, [0, 2, 1, 3]), [batch * rows * columns, patch * patch * 3])
-    x = dense("embedding", quantize("embedding/input", x))
-    x = tf.reshape(x, [batch, rows * columns, width]) + w["position/embedding"]
-    if arch.prefix_tokens:
-        x = tf.concat([tf.tile(w["cls/token"], [batch, 1, 1]), x], axis=1)
+    x = tf.reshape(dense("embedding", x), [batch, rows * columns, width])
+    x = held(
+        "tokens", _tokens, x, quantize("positions", w["position/embedding"]), w.get("cls/token")
+    )
     x = tf.reshape(x, [batch * arch.tokens, width])
 
     for i in range(arch.depth):
-        block = f"block_{i}"
-        y = quantize(f"{block}/attention/input", _norm(x, arch.layer_norm_epsilon))
-        k, v = (split(dense(f"{block}/attention/{name}", y)) for name in ("key", "value"))
+        attention, mlp = f"block_{i}/attention", f"block_{i}/mlp"
+        y = norm(f"{attention}/norm", x, f"{attention}/input")
+        k, v = (split(dense(f"{attention}/{name}", y)) for name in ("key", "value"))
         if arch.pooling == "cls" and i == arch.depth - 1:
             x, y = class_row(x), class_row(y)
-        q = split(dense(f"{block}/attention/query", y))
-        y = tf.matmul(tf.nn.softmax(tf.matmul(q, k, transpose_b=True)), v)
-        y = tf.reshape(tf.transpose(y, [0, 2, 1, 3]), x.shape)
-        x = x + dense(f"{block}/attention/out", quantize(f"{block}/attention/out/input", y))
-        y = quantize(f"{block}/mlp/dense_1/input", _norm(x, arch.layer_norm_epsilon))
-        y = tf.nn.gelu(dense(f"{block}/mlp/dense_1", y), approximate=arch.activation == "gelu_tanh")
-        x = x + dense(f"{block}/mlp/dense_2", quantize(f"{block}/mlp/dense_2/input", y))
+        q = split(dense(f"{attention}/query", y))
+        y = held(f"{attention}/scores", tf.matmul, q, k, transpose_b=True)
+        y = held(f"{attention}/probabilities", tf.nn.softmax, y)
+        y = held(f"{attention}/out/input", tf.matmul, y, v)
+        y = dense(f"{attention}/out", tf.reshape(tf.transpose(y, [0, 2, 1, 3]), x.shape))
+        x = held(f"{attention}/residual", tf.add, x, y)
+        y = dense(f"{mlp}/dense_1", norm(f"{mlp}/norm", x, f"{mlp}/dense_1/input"))
+        tanh = arch.activation == "gelu_tanh"
+        y = held(f"{mlp}/dense_2/input", tf.nn.gelu, y, approximate=tanh)
+        x = held(f"{mlp}/residual", tf.add, x, dense(f"{mlp}/dense_2", y))
 
-    x = _norm(x, arch.layer_norm_epsilon)
+    x = norm("norm", x, "norm/output")
     if arch.pooling == "gap":
-        x = tf.reduce_mean(tf.reshape(x, [batch, arch.tokens, width]), axis=1)
+        x = held("pool", tf.reduce_mean, tf.reshape(x, [batch, arch.tokens, width]), axis=1)
     if arch.representation_size:
-        x = tf.tanh(tf.matmul(x, w["pre_logits/kernel"]) + w["pre_logits/bias"])
-    return tf.matmul(x, w["head/kernel"]) + w["head/bias"]
+        x = held("pre_logits/tanh", tf.tanh, dense("pre_logits", x))
+    return dense("head", x)
 
 
-def _norm(x: tf.Tensor, epsilon: float) -> tf.Tensor:
-    """RMS norm over the last axis: LayerNorm without its affine part, of what is centred already."""
-    return x * tf.math.rsqrt(tf.reduce_mean(x * x, axis=-1, keepdims=True) + epsilon)
+def _affine(x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor | None) -> tf.Tensor:
+    y = tf.matmul(x, kernel)
+    return y if bias is None else y + bias
+
+
+def _mean(square: tf.Tensor, epsilon: float) -> tf.Tensor:
+    return tf.reduce_mean(square, axis=-1, keepdims=True) + epsilon
+
+
+def _tokens(x: tf.Tensor, positions: tf.Tensor, class_token: tf.Tensor | None) -> tf.Tensor:
+    """[b, n, d] -> [b, 1 + n, d]: the patches at their positions, after the class token."""
+    x = x + positions
+    if class_token is None:
+        return x
+    return tf.concat([tf.tile(class_token, [x.shape[0], 1, 1]), x], axis=1)

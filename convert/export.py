@@ -1,4 +1,4 @@
-"""A checkpoint to an exported folder: fold, fine-tune, write, verify, report."""
+"""A checkpoint to an exported folder: fold, calibrate, fine-tune, write, verify, report."""
 
 from __future__ import annotations
 
@@ -11,125 +11,109 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import click
-import numpy as np
 import tensorflow as tf
 
-from convert import edge_graph, metadata, qat, tflite, verify
+from convert import metadata, sensitivity, tune, verify
+from convert import model as models
+from convert.model import Model
 from convert.report import page
-from convert.schemes import SCHEMES
-from edge_demo.errors import UserError
+from convert.schemes import SCHEMES, Scheme
+from convert.tune import Quantized
+from edge_demo.errors import GateError, UserError
 from edge_demo.metadata import LABELS_FILE
-from edge_demo.preprocess import PreprocessSpec
-from tfvit import checkpoint
-from tfvit.architecture import Architecture
-from tfvit.data import Source, pipeline
-from tfvit.data.augment import Augmentation
+from tfvit.data import Source
 from tfvit.evaluate import classification
 from tfvit.files import staged_files, write_json
-from tfvit.progress import progress
 
-REPORT, PAGE = "report.json", "report.html"
-MILD = Augmentation(crop_min_area=0.5, flip=False)  # for a checkpoint that does not tell its own
+REPORT, PAGE, FAILED = "report.json", "report.html", "failed.json"
 VERSIONED = ("tensorflow", "tensorflow-model-optimization", "ai-edge-quantizer", "ai-edge-litert")
-
-
-@dataclasses.dataclass(frozen=True)
-class QatOptions:
-    """Quantization-aware fine-tuning: calibration images, then `steps` at a peak relative rate."""
-
-    steps: int = 100
-    learning_rate: float = 3e-5
-    batch_size: int = 32
-    calibration_images: int = 256
-    seed: int = 0
-
-
-@dataclasses.dataclass(frozen=True)
-class Model:
-    """A float model at the resolution it is exported at; weights: of the checkpoint, resized."""
-
-    architecture: Architecture
-    preprocess: PreprocessSpec
-    labels: tuple[str, ...]
-    weights: edge_graph.Weights
-    provenance: dict
-    sha256: str
-
-    @property
-    def pixel_spec(self) -> PreprocessSpec:
-        """The preprocessing of the exported files: their graph takes grey levels as they are."""
-        return dataclasses.replace(self.preprocess, **edge_graph.UNIT_SCALE)
-
-
-def read_model(folder: Path, image_size: tuple[int, int] | None) -> Model:
-    """The model of a checkpoint folder, its position embeddings interpolated to `image_size`."""
-    config = checkpoint.read_config(folder)
-    weights = checkpoint.read_weights(folder, config)
-    arch, spec = config["architecture"], config["preprocess"]
-    if image_size:
-        weights, arch = edge_graph.at_resolution(weights, arch, image_size)
-        spec = spec.at(*image_size)
-    sha256 = config["weights_sha256"]
-    return Model(arch, spec, config["labels"], weights, config["provenance"], sha256)
 
 
 def export(
     folder: Path,
     out: Path,
     *,
-    schemes: Sequence[str] = ("float32",),
+    schemes: Sequence[Scheme] = (),
     source: Source | None = None,
-    image_size: tuple[int, int] | None = None,
-    options: QatOptions = QatOptions(),
+    image_sizes: Sequence[tuple[int, int] | None] = (None,),
+    options: tune.Options = tune.Options(),
+    strategy: tf.distribute.Strategy | None = None,
+    with_sensitivity: bool = False,
+    max_drop: float | None = None,
     say: Callable[[str], None] = click.echo,
 ) -> dict:
-    """Writes `<scheme>.tflite`, labels.txt, report.json and report.html into `out` and returns the report.
+    """Writes a .tflite for each scheme and size, labels.txt, report.json and report.html into `out`.
 
-    folder: of a checkpoint. source: images to fine-tune and to measure on; may be None for float32.
-    Raises UserError for what cannot be exported and GateError for a float file that does not compute
-    what Keras does, or any that does not load and run; then `out` is as it was.
+    folder: of a checkpoint. schemes: beside float32, which is always written.
+    source: images to tune and to measure on; may be None where no scheme needs data.
+    image_sizes: (height, width) in pixels; None is the checkpoint's own.
+    max_drop: points of top-1 that a file may lose against float32; the layers that cost most are kept
+        in float until it holds.
+    Returns the report. Raises UserError for what cannot be exported, and GateError for a file that does
+    not load and run, does not compute what Keras does, or loses more than max_drop; then the files in
+    `out` are as they were, and `failed.json` says which layers cost what.
     """
     began = time.perf_counter()
-    quantized = [name for name in schemes if SCHEMES[name].bits]
-    model = read_model(folder, image_size)
-    if quantized and (source is None or source.train is None):
-        raise UserError(f"{quantized[0]} needs --data: training images to calibrate and to tune on")
+    hungry = [scheme.name for scheme in schemes if scheme.needs_data]
+    if hungry and (source is None or source.train is None):
+        raise UserError(f"{hungry[0]} needs --data: training images to calibrate and to tune on")
+    if max_drop is not None and source is None:
+        raise UserError("--max-drop needs --data: held-out images to measure on")
+    chosen = list(dict.fromkeys((SCHEMES["float32"], *schemes)))
+    readings = [models.read(folder, size) for size in image_sizes]
     if source:
-        classification.match_labels(model.labels, source)
-    say(f"{folder}: {model.architecture.name}, {_size(model)} pixels, {len(model.labels)} classes")
-    folded = edge_graph.fold(model.weights, model.architecture, model.preprocess)
-    graph, training = None, None
-    if quantized:
-        graph, training = _tune(model, folded, source, options, say)
+        classification.match_labels(readings[0].labels, source)
+    report: dict = {"checkpoint": str(folder), "files": {}}
+    examples: verify.Examples = {}
     with staged_files(out) as staging:
-        paths = {}
-        for name in dict.fromkeys(("float32", *schemes)):
-            if SCHEMES[name].bits:
-                ranges = graph.activation_ranges()
-                content = tflite.int8_model(graph.folded_weights(), model.architecture, ranges)
-            else:
-                content = tflite.float_model(folded, model.architecture)
-            tuned = training if SCHEMES[name].bits else None
-            description = {"scheme": name, "provenance": _origin(model, tuned)}
-            content = metadata.add(
-                *(content, model.labels, model.pixel_spec, description),
-                name=model.architecture.name,
-                version=model.sha256[:12],
+        for model in readings:
+            say(
+                f"{folder}: {model.architecture.name}, {model.size} pixels, {len(model.labels)} classes"
             )
-            paths[name] = staging / f"{name}.tflite"
-            paths[name].write_bytes(content)
-        (staging / LABELS_FILE).write_text(metadata.labels_text(model.labels), "utf-8")
-        simulate = {name: _simulated(graph) for name in quantized}
-        examples: verify.Examples = {}
-        report = {
-            "checkpoint": str(folder),
-            "model": model.architecture.to_json(),
-            "preprocess": model.pixel_spec.to_json(),
-            "labels": list(model.labels),
-            "provenance": _origin(model, training),
+            all_quantized = tune.quantize(model, chosen, source, options, strategy, say)
+            paths, simulate = {}, {}
+            for quantized in all_quantized:
+                stem = quantized.scheme.name + (f"-{model.size}" if len(readings) > 1 else "")
+                costs = {}
+                if with_sensitivity and quantized.ranges:
+                    costs = _sensitivity(model, quantized, source, options.seed)
+                    report.setdefault("sensitivity", {})[stem] = costs
+                path = staging / f"{stem}.tflite"
+                if max_drop is not None and stem != next(iter(paths), stem):
+                    float_file = next(iter(paths.values()))
+                    quantized = _within(
+                        *(
+                            model,
+                            quantized,
+                            costs,
+                            path,
+                            float_file,
+                            source,
+                            max_drop,
+                            options.seed,
+                        ),
+                        failed=out / FAILED,
+                        say=say,
+                    )
+                _write(model, quantized, path)
+                paths[stem] = path
+                if quantized.training:
+                    simulate[stem] = quantized.simulate(model)
+            entries = verify.measure(model, paths, source, simulate, examples=examples)
+            for (stem, path), quantized in zip(paths.items(), all_quantized):
+                if "accuracy" in entries[stem]:
+                    metadata.describe(path, accuracy=entries[stem]["accuracy"])
+                entries[stem] |= {**verify.content(path), "quantization": _record(quantized)}
+            report["files"] |= entries
+        first = readings[0]
+        (staging / LABELS_FILE).write_text(metadata.labels_text(first.labels), "utf-8")
+        report |= {
+            "model": first.architecture.to_json(),
+            "preprocess": first.pixel_spec.to_json(),
+            "labels": list(first.labels),
+            "provenance": _origin(first),
             "data": source.name if source else None,
             "held_out": source.eval.name if source else None,
-            "files": verify.measure(model, paths, source, simulate, examples=examples),
             "machine": verify.machine(),
             "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
             "versions": {name: importlib.metadata.version(name) for name in VERSIONED},
@@ -137,57 +121,79 @@ def export(
         report["seconds"] = time.perf_counter() - began
         write_json(staging / REPORT, report)
         (staging / PAGE).write_text(page(report, examples), "utf-8")
+    (out / FAILED).unlink(missing_ok=True)
     return report
 
 
-def _tune(
+def _write(model: Model, quantized: Quantized, path: Path) -> None:
+    """The .tflite with its metadata."""
+    description = {
+        "scheme": quantized.scheme.name,
+        "provenance": {**_origin(model), "quantization": _record(quantized)},
+    }
+    content = metadata.add(
+        *(quantized.write(model), model.labels, model.pixel_spec, description),
+        name=model.architecture.name,
+        version=model.sha256[:12],
+    )
+    path.write_bytes(content)
+
+
+def _record(quantized: Quantized) -> dict:
+    """How a file was calibrated and trained, and what of it is in float after all."""
+    kept = {"in_float": list(quantized.in_float)} if quantized.in_float else {}
+    return {**quantized.training, **kept}
+
+
+def _sensitivity(model: Model, quantized: Quantized, source: Source, seed: int) -> dict:
+    pixels = tune.sample(model, source, sensitivity.IMAGES, seed)
+    return sensitivity.measure(model, quantized, pixels)
+
+
+def _within(
     model: Model,
-    folded: edge_graph.Weights,
+    quantized: Quantized,
+    costs: dict,
+    path: Path,
+    float_file: Path,
     source: Source,
-    options: QatOptions,
+    max_drop: float,
+    seed: int,
+    *,
+    failed: Path,
     say: Callable[[str], None],
-) -> tuple[qat.QuantizedEdgeGraph, dict]:
-    """Calibrates and fine-tunes the edge graph; returns it with what is worth reporting."""
-    tf.keras.utils.set_random_seed(options.seed)
-    graph = qat.QuantizedEdgeGraph(folded, model.architecture)
-    recipe = model.provenance.get("recipe", {})
-    augmentation = Augmentation(**recipe["augmentation"]) if recipe else MILD
-    batch = min(options.batch_size, source.train.size)
+) -> Quantized:
+    """With as many layers returned to float as its file needs to lose at most `max_drop` points."""
+    name = quantized.scheme.name
+    reference = verify.top1(model, float_file, source)
 
-    def pixels(views: Augmentation) -> tf.data.Dataset:
-        batches = pipeline.train_batches(
-            source.train,
-            model.preprocess,
-            batch,
-            augmentation=views,
-            seed=options.seed,
-            start_step=0,
-            unreadable={},
+    def drop(in_float: tuple[str, ...]) -> float:
+        _write(model, dataclasses.replace(quantized, in_float=in_float), path)
+        return 100 * (reference - verify.top1(model, path, source))
+
+    lost = drop(())
+    if lost <= max_drop:
+        return quantized
+    say(f"{name}: loses {lost:.2f} points of top-1, more than {max_drop:g}; looking for the layers")
+    costs = costs or _sensitivity(model, quantized, source, seed)
+    tried: dict[int, float] = {}
+
+    def within(in_float: tuple[str, ...]) -> bool:
+        tried[len(in_float)] = drop(in_float)
+        say(f"{name}: loses {tried[len(in_float)]:.2f} points with {len(in_float)} layers in float")
+        return tried[len(in_float)] <= max_drop
+
+    in_float = sensitivity.mix(quantized, costs, within)
+    if in_float is None:
+        write_json(failed, {"file": path.name, "drop": lost, "tried": tried, "sensitivity": costs})
+        best = min([lost, *tried.values()])
+        worst = ", ".join(list(costs)[:3])
+        raise GateError(
+            f"{path.name}: loses {best:.2f} points of top-1 against float32, more than --max-drop "
+            f"{max_drop:g}; most costly are {worst} (all in {failed}); raise --qat-steps or --max-drop"
         )
-        return batches.map(lambda b: b["pixels"])
-
-    whole = Augmentation(crop_min_area=1.0, flip=False)  # as the device will see them
-    rounds = -(-options.calibration_images // batch)
-    with progress(rounds, "calibrating", "batch") as bar:
-        qat.calibrate(graph, pixels(whole).take(rounds), bar.update)
-    with progress(options.steps, "quantization-aware fine-tuning", "step") as bar:
-        losses = qat.finetune(
-            graph, pixels(augmentation), options.steps, options.learning_rate, bar.update
-        )
-    ends = [float(np.mean(part)) for part in (losses[:10], losses[-10:])] if losses else []
-    if ends:
-        say(f"quantization-aware fine-tuning: divergence {ends[0]:.1e} -> {ends[1]:.1e} nats")
-    return graph, {**dataclasses.asdict(options), "divergence": ends}
+    return dataclasses.replace(quantized, in_float=in_float)
 
 
-def _simulated(graph: qat.QuantizedEdgeGraph) -> verify.Run:
-    return lambda pixels: graph(tf.constant(pixels, tf.float32)).numpy()
-
-
-def _origin(model: Model, training: dict | None) -> dict:
-    origin = {"weights_sha256": model.sha256, "checkpoint": model.provenance}
-    return {**origin, "quantization": training} if training else origin
-
-
-def _size(model: Model) -> str:
-    return "x".join(str(n) for n in model.architecture.image_size)
+def _origin(model: Model) -> dict:
+    return {"weights_sha256": model.sha256, "checkpoint": model.provenance}

@@ -72,19 +72,19 @@ def accuracy_against_latency(files: dict[str, dict]) -> str | None:
 
 
 @matplotlib.rc_context(STYLE)
-def sensitivity(sites: dict[str, dict]) -> str:
-    """SVG: a bar for each of the sites that suffer most when quantized alone, the change of top-1 beside."""
-    worst = sorted(sites.items(), key=lambda item: -item[1]["kl"])[:MOST_SITES]
+def sensitivity(costs: dict[str, dict]) -> str:
+    """SVG: a bar for each of the layers that cost most when rounded alone, the changed predictions beside."""
+    worst = list(costs.items())[:MOST_SITES]
     figure = Figure(figsize=(6.4, 0.9 + 0.24 * len(worst)), layout="constrained")
     axis = figure.subplots()
-    bars = axis.barh([name for name, _ in worst], [site["kl"] for _, site in worst], alpha=0.8)
-    lost = [f" {FORMATS['points'](-site['drop'])}" if "drop" in site else "" for _, site in worst]
-    axis.bar_label(bars, lost, fontsize=8)
+    bars = axis.barh([name for name, _ in worst], [cost["kl"] for _, cost in worst], alpha=0.8)
+    changed = [f" {FORMATS['percent'](cost['changed'])}" for _, cost in worst]
+    axis.bar_label(bars, changed, fontsize=8)
     axis.invert_yaxis()
     axis.margins(x=0.2)
     axis.locator_params(axis="x", nbins=4)
-    axis.set_xlabel("divergence from float when this site alone is quantized, nats")
-    return _svg(figure, "Sensitivity of the sites")
+    axis.set_xlabel("divergence from float when this layer alone is rounded, nats")
+    return _svg(figure, "Sensitivity of the layers")
 
 
 def _svg(figure, title: str) -> str:

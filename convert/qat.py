@@ -1,6 +1,6 @@
 """Quantization-aware fine-tuning of the edge graph: tfmot quantizers, the float graph as teacher.
 
-Ranges of the activations are calibrated first and then frozen; weights are trained with their own
+Ranges of the activations are calibrated first and then frozen; the weights are trained with their own
 per-channel ranges, each in units of its own size so that one learning rate suits all.
 """
 
@@ -13,131 +13,224 @@ import tensorflow as tf
 import tensorflow_model_optimization as tfmot
 import tf_keras as keras
 
-from convert import edge_graph
-from convert.edge_graph import Weights
+from convert import edge_graph, sites
+from convert.edge_graph import Quantize, Weights
+from convert.schemes import BLOCK, Scheme, blockwise
+from convert.sites import Range
 from edge_demo.errors import UserError
 from tfvit.architecture import Architecture
 from tfvit.optimizer import WarmupCosine
 
 quantizers = tfmot.quantization.keras.quantizers
-
-FLOAT, CALIBRATE, QUANTIZE = "float", "calibrate", "quantize"
-Range = tuple[float, float]
-PIXELS: Range = (0.0, 255.0)
+SAMPLE = 2**16  # values of a tensor that a percentile is taken from
 
 
-class QuantizedEdgeGraph(keras.layers.Layer):
-    """The edge graph with a tfmot quantizer at every site: grey levels [b, h, w, 3] -> logits.
+class KernelQuantizer(quantizers.Quantizer):
+    """Rounds a kernel [in, out] symmetrically, each output channel (and block of inputs) by its own range.
 
-    weights: folded weights (`edge_graph.fold`), trained from here. bits: of every site.
-    mode of a call: FLOAT ignores the quantizers, CALIBRATE widens the activations' ranges to what it
-    sees and computes in float, QUANTIZE rounds as the device will.
+    tfmot's LastValueQuantizer without its variables: the range is the kernel's own at any moment, so
+    that it can be compiled by XLA and copied to replicas.
     """
 
-    def __init__(self, weights: Weights, arch: Architecture, bits: int = 8) -> None:
-        super().__init__(name="edge_graph")
-        self.arch = arch
-        self.scales = {name: max(_rms(value), 1e-8) for name, value in weights.items()}
-        self.units = {
-            name: self.add_weight(
-                name,
-                value.shape,
-                initializer=keras.initializers.Constant(value / self.scales[name]),
-            )
-            for name, value in weights.items()
-        }
-        self.quantizers, self.ranges = {}, {}
-        for site in edge_graph.sites(arch):
-            is_kernel = site.endswith("/kernel")
-            self.quantizers[site] = (
-                quantizers.LastValueQuantizer(
-                    bits, per_axis=True, symmetric=True, narrow_range=True
-                )
-                if is_kernel
-                else quantizers.AllValuesQuantizer(
-                    bits, per_axis=False, symmetric=False, narrow_range=False
-                )
-            )
-            shape = weights[site].shape if is_kernel else None
-            self.ranges[site] = self.quantizers[site].build(shape, site, self)
+    def __init__(self, bits: int, block: int | None = None) -> None:
+        self.bits, self.block = bits, block
 
-    def call(self, pixels: tf.Tensor, mode: str = QUANTIZE) -> tf.Tensor:
-        weights = {name: unit * self.scales[name] for name, unit in self.units.items()}
+    def build(self, tensor_shape, name, layer) -> dict:
+        return {}
 
-        def quantize(site: str, x: tf.Tensor) -> tf.Tensor:
-            if mode == FLOAT or (mode == CALIBRATE and site.endswith("/kernel")):
-                return x
-            update = mode == CALIBRATE or site.endswith("/kernel")
-            y = self.quantizers[site](x, training=update, weights=self.ranges[site])
-            return x if mode == CALIBRATE else y
+    def __call__(self, inputs: tf.Tensor, training: bool, weights: dict, **kwargs) -> tf.Tensor:
+        rows, columns = inputs.shape
+        block = self.block or rows
+        blocks = tf.reshape(inputs, [rows // block, block, columns])
+        blocks = tf.reshape(tf.transpose(blocks, [1, 0, 2]), [block, -1])
+        limit = tf.maximum(tf.reduce_max(tf.abs(tf.stop_gradient(blocks)), axis=0), 1e-12)
+        blocks = tf.quantization.fake_quant_with_min_max_vars_per_channel(
+            blocks, -limit, limit, num_bits=self.bits, narrow_range=True
+        )
+        blocks = tf.transpose(tf.reshape(blocks, [block, rows // block, columns]), [1, 0, 2])
+        return tf.reshape(blocks, [rows, columns])
 
-        return edge_graph.forward(weights, pixels, self.arch, quantize)
+    def get_config(self) -> dict:
+        return {"bits": self.bits, "block": self.block}
 
-    def folded_weights(self) -> Weights:
-        """The weights as they stand, ready to be exported."""
-        return {name: unit.numpy() * self.scales[name] for name, unit in self.units.items()}
 
-    def activation_ranges(self) -> dict[str, Range]:
-        """(lowest, highest) of every activation site, as they were calibrated."""
-        return {
-            site: (float(r["min_var"].numpy()), float(r["max_var"].numpy()))
-            for site, r in self.ranges.items()
-            if not site.endswith("/kernel")
-        }
+def rounding(
+    arch: Architecture,
+    scheme: Scheme,
+    ranges: dict[str, Range],
+    in_float: frozenset[str] = frozenset(),
+) -> Quantize:
+    """What a scheme's file does to the tensors of the edge graph: `edge_graph.forward` takes it.
+
+    ranges: (lowest, highest) of the rounded activation sites (`calibrate`).
+    in_float: layers (`sites.layers`) that stay in float.
+    """
+    rounded = sites.rounded(arch, scheme, in_float)
+
+    def quantizer(name: str, site: sites.Site, x: tf.Tensor) -> quantizers.Quantizer:
+        if not site.kernel:
+            return quantizers.FixedQuantizer(8, *ranges[name], narrow_range=False)
+        if blockwise(scheme, name.removesuffix("/kernel"), x.shape[0]):
+            return KernelQuantizer(4, BLOCK)
+        return KernelQuantizer(8)
+
+    def quantize(name: str, x: tf.Tensor) -> tf.Tensor:
+        site = rounded.get(name)
+        return quantizer(name, site, x)(x, training=False, weights={}) if site else x
+
+    return quantize
+
+
+def simulate(
+    weights: Weights, arch: Architecture, quantize: Quantize
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Logits [n, classes] of grey levels [n, h, w, 3] by the rounded graph, a few at a time."""
+
+    @tf.function
+    def forward(pixels: tf.Tensor) -> tf.Tensor:
+        return edge_graph.forward(weights, tf.cast(pixels, tf.float32), arch, quantize)
+
+    def logits(pixels: np.ndarray) -> np.ndarray:
+        parts = [pixels[i : i + 16] for i in range(0, len(pixels), 16)]
+        return np.concatenate([forward(part).numpy() for part in parts])
+
+    return logits
+
+
+CALIBRATIONS = ("minmax", "average", "percentile")
 
 
 def calibrate(
-    graph: QuantizedEdgeGraph, batches: Iterable[tf.Tensor], advance: Callable[[], object]
-) -> None:
-    """Sets the ranges of the activations to all that occurs in some batches of grey levels."""
+    weights: Weights,
+    arch: Architecture,
+    batches: Iterable[tf.Tensor],
+    method: str,
+    advance: Callable[[], object],
+    percentile: float = 99.99,
+) -> dict[str, Range]:
+    """(lowest, highest) of every activation site over batches of grey levels [b, h, w, 3].
+
+    method: "minmax", the extremes of all; "average", the mean over the batches of their extremes;
+        "percentile", the mean over the batches of what all but 0.01 % of the values are within.
+    """
+    known = {name: site for name, site in sites.sites(arch).items() if not site.kernel}
+    share = percentile / 100 if method == "percentile" else 1.0
 
     @tf.function
-    def observe(pixels: tf.Tensor) -> None:
-        graph(pixels, mode=CALIBRATE)
+    def observe(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
+        seen = {}
 
+        def note(name: str, x: tf.Tensor) -> tf.Tensor:
+            if name in known:
+                seen[name] = _ends(x, share)
+            return x
+
+        edge_graph.forward(weights, tf.cast(pixels, tf.float32), arch, note)
+        return seen
+
+    seen = []
     for pixels in batches:
-        observe(tf.cast(pixels, tf.float32))
+        seen.append({name: ends.numpy() for name, ends in observe(pixels).items()})
         advance()
-    pixel_range = graph.ranges["embedding/input"]  # known: any grey level may come
-    for name, value in zip(("min_var", "max_var"), PIXELS):
-        pixel_range[name].assign(value)
+    ranges = {}
+    for name, site in known.items():
+        ends = np.array([batch[name] for batch in seen], np.float64)  # [batches, 2]
+        over = ends.mean(axis=0)
+        low, high = (ends[:, 0].min(), ends[:, 1].max()) if method == "minmax" else over
+        ranges[name] = site.fixed or _range(low, high, site.symmetric)
+    return ranges
+
+
+def _range(low: float, high: float, symmetric: bool) -> Range:
+    """A range that int8 can hold: with zero inside, and for zero point 0 from -128 to 127 steps."""
+    low, high = min(float(low), 0.0), max(float(high), 0.0)
+    if symmetric:
+        step = max(-low, high, 1e-6) / 127
+        return -128 * step, 127 * step
+    return low, max(high, low + 1e-6)
+
+
+def _ends(x: tf.Tensor, share: float) -> tf.Tensor:
+    """What the values of a tensor are within, all but 1 - share of them at either end: [2]."""
+    if share == 1:
+        return tf.stack([tf.reduce_min(x), tf.reduce_max(x)])
+    x = tf.reshape(x, [-1])
+    x = x[:: max(1, x.shape[0] // SAMPLE) | 1]  # an odd stride meets every channel
+    beyond = max(1, round(x.shape[0] * (1 - share)))
+    return tf.stack([-tf.math.top_k(-x, beyond)[0][-1], tf.math.top_k(x, beyond)[0][-1]])
 
 
 def finetune(
-    graph: QuantizedEdgeGraph,
+    weights: Weights,
+    arch: Architecture,
+    quantize: Quantize,
     batches: Iterable[tf.Tensor],
+    *,
     steps: int,
     learning_rate: float,
-    advance: Callable[[], object],
-) -> list[float]:
-    """Trains the quantized graph to answer as the float graph did at the start (distillation).
+    strategy: tf.distribute.Strategy,
+    xla: bool = True,
+    advance: Callable[[float], object],
+) -> tuple[Weights, list[float]]:
+    """Trains the rounded graph to answer as the float graph does (distillation).
 
-    batches: grey levels [b, h, w, 3]. learning_rate: peak, relative to the size of each weight.
-    Returns the loss of each step: Kullback-Leibler divergence from the teacher, in nats.
-    Raises UserError if it stops being a number.
+    batches: grey levels [b, h, w, 3], distributed by `strategy`. learning_rate: peak, relative to the
+    size of each weight. advance: called with the loss of each step.
+    Returns the weights and the losses: Kullback-Leibler divergence from the teacher, in nats.
+    Raises UserError if the loss stops being a number.
     """
-    variables = list(graph.units.values())
-    teacher = {name: tf.constant(value) for name, value in graph.folded_weights().items()}
-    schedule = WarmupCosine(learning_rate, steps // 10, steps)
-    adam = keras.optimizers.Adam(schedule, clipnorm=None, global_clipnorm=1.0, jit_compile=False)
-    adam.build(variables)
+    scales = {name: max(_rms(value), 1e-8) for name, value in weights.items()}
+    with strategy.scope():
+        units = {
+            name: tf.Variable(value / scales[name], name=name) for name, value in weights.items()
+        }
+        schedule = WarmupCosine(learning_rate, steps // 10, steps)
+        adam = keras.optimizers.Adam(schedule, jit_compile=False)
+        adam.build(list(units.values()))
+    forward_backward = tf.function(
+        make_forward_backward(weights, scales, arch, quantize), jit_compile=xla
+    )
+
+    def replica_step(pixels: tf.Tensor) -> tf.Tensor:
+        loss, gradients = forward_backward(
+            pixels, {name: unit.value() for name, unit in units.items()}
+        )
+        replica = tf.distribute.get_replica_context()
+        gradients = replica.all_reduce(tf.distribute.ReduceOp.MEAN, gradients)
+        gradients, _ = tf.clip_by_global_norm([gradients[name] for name in units], 1.0)
+        adam.apply_gradients(zip(gradients, units.values()), skip_gradients_aggregation=True)
+        return loss
 
     @tf.function
     def step(pixels: tf.Tensor) -> tf.Tensor:
-        target = tf.nn.log_softmax(edge_graph.forward(teacher, pixels, graph.arch))
-        with tf.GradientTape() as tape:
-            found = tf.nn.log_softmax(graph(pixels, mode=QUANTIZE))
-            loss = tf.reduce_mean(tf.reduce_sum(tf.exp(target) * (target - found), axis=-1))
-        adam.apply_gradients(zip(tape.gradient(loss, variables), variables))
-        return loss
+        loss = strategy.run(replica_step, args=(pixels,))
+        return strategy.reduce(tf.distribute.ReduceOp.MEAN, loss, None)
 
     losses = []
     for _, pixels in zip(range(steps), batches):
-        losses.append(float(step(tf.cast(pixels, tf.float32))))
+        losses.append(float(step(pixels)))
         if not np.isfinite(losses[-1]):
             raise UserError(f"quantization-aware loss is {losses[-1]}; try a lower --qat-lr")
-        advance()
-    return losses
+        advance(losses[-1])
+    return {name: unit.numpy() * scales[name] for name, unit in units.items()}, losses
+
+
+def make_forward_backward(
+    teacher: Weights, scales: dict[str, float], arch: Architecture, quantize: Quantize
+) -> Callable:
+    """The function (pixels, weights in units of `scales`) -> (loss, gradients by name)."""
+
+    def forward_backward(pixels: tf.Tensor, units: dict) -> tuple[tf.Tensor, dict]:
+        pixels = tf.cast(pixels, tf.float32)
+        target = tf.nn.log_softmax(edge_graph.forward(teacher, pixels, arch))
+        with tf.GradientTape() as tape:
+            tape.watch(units)
+            weights = {name: unit * scales[name] for name, unit in units.items()}
+            found = tf.nn.log_softmax(edge_graph.forward(weights, pixels, arch, quantize))
+            loss = tf.reduce_mean(tf.reduce_sum(tf.exp(target) * (target - found), axis=-1))
+        return loss, tape.gradient(loss, units)
+
+    return forward_backward
 
 
 def _rms(value: np.ndarray) -> float:

@@ -32,7 +32,7 @@ def page(report: dict, examples: Examples) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {**FORMATS, "facts": facts}
-    files, sites = report["files"], report.get("sensitivity")
+    files = report["files"]
     return environment.get_template(TEMPLATE).render(
         report=report,
         verdict=verdict(files),
@@ -40,7 +40,10 @@ def page(report: dict, examples: Examples) -> str:
         threads=sorted({t for e in files.values() for t in e["latency_ms"]}, key=int),
         picture=_markup(pictures.accuracy_against_latency(files)),
         photos=_photos(files, examples),
-        sensitivity=_markup(pictures.sensitivity(sites)) if sites else None,
+        sensitivity={
+            stem: _markup(pictures.sensitivity(costs))
+            for stem, costs in report.get("sensitivity", {}).items()
+        },
         most_sites=pictures.MOST_SITES,
     )
 

@@ -13,15 +13,51 @@ import numpy as np
 import tensorflow as tf
 from ai_edge_litert import schema_py_generated as schema
 
-from convert import edge_graph
+from convert import edge_graph, sites
 from convert.edge_graph import Weights
-from convert.qat import Range
+from convert.schemes import BLOCK, DYNAMIC, INTEGER, MIXED, Scheme, blockwise
+from convert.sites import Range
 from edge_demo.quiet import quiet
 from tfvit.architecture import Architecture
 
+_OPERATORS = {code: name for name, code in vars(schema.BuiltinOperator).items()}
+_SHAPE_OPS = ("RESHAPE", "TRANSPOSE", "STRIDED_SLICE")  # their output has the range of their input
+# What a mixed file computes in integers. GELU is not there: between two int8 tensors XNNPACK turns a
+# float one into a table of 256 values, while the int8 GELU of LiteRT is outside of XNNPACK.
+_MIXED_OPS = ("FULLY_CONNECTED", "BATCH_MATMUL", *_SHAPE_OPS)
 
-def float_model(weights: Weights, arch: Architecture) -> bytes:
-    """The edge graph of folded weights as a float32 .tflite: grey levels [1, h, w, 3] -> logits."""
+
+def write(
+    scheme: Scheme,
+    weights: Weights,
+    arch: Architecture,
+    ranges: dict[str, Range] | None = None,
+    in_float: frozenset[str] = frozenset(),
+) -> bytes:
+    """A .tflite of folded weights: grey levels [1, h, w, 3] -> logits [1, classes].
+
+    ranges: (lowest, highest) of every rounded activation site, for a scheme that is `calibrated`.
+    in_float: layers (`sites.layers`) that stay in float.
+    """
+    if scheme.weights == "float16":
+        return _float_model(weights, arch, half=True)
+    model = _float_model(weights, arch)
+    if scheme.weights == "float32":
+        return model
+    from ai_edge_quantizer import quantizer
+
+    file = schema.ModelT.InitFromObj(schema.Model.GetRootAs(model))
+    with quiet():
+        aeq = quantizer.Quantizer(model)
+        if scheme.activations == DYNAMIC:
+            _dynamic(aeq, file, scheme, arch, in_float)
+            return bytes(aeq.quantize().quantized_model)
+        statistics = _static(aeq, file, scheme, arch, ranges or {}, in_float)
+        return bytes(aeq.quantize(statistics).quantized_model)
+
+
+def _float_model(weights: Weights, arch: Architecture, half: bool = False) -> bytes:
+    """The edge graph in float32; half: with float16 weights."""
     constants = {name: tf.constant(value) for name, value in weights.items()}
     signature = tf.TensorSpec([1, *arch.image_size, 3], tf.float32, name="pixels")
     graph = tf.function(
@@ -33,51 +69,105 @@ def float_model(weights: Weights, arch: Architecture) -> bytes:
         converter = tf.lite.TFLiteConverter.from_concrete_functions(
             [graph.get_concrete_function()], owner
         )
+        if half:
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+            converter.target_spec.supported_types = [tf.float16]
         return converter.convert()
 
 
-def int8_model(weights: Weights, arch: Architecture, ranges: dict[str, Range]) -> bytes:
-    """The edge graph with its quantized dense layers in int8, the rest float; input and output float.
+def _dynamic(
+    aeq, file: schema.ModelT, scheme: Scheme, arch: Architecture, in_float: frozenset[str]
+) -> None:
+    """Rounds the kernels of the dense layers; the runtime rounds what they read, row by row."""
+    from ai_edge_quantizer.qtyping import QuantGranularity
 
-    ranges: (lowest, highest) of every activation site of `edge_graph.sites`.
-    """
-    from ai_edge_quantizer import qtyping, quantizer
-
-    model = float_model(weights, arch)
-    layers = edge_graph.quantized_dense(arch)
-    statistics = _statistics(model, layers, ranges)
-    scope = "|".join(re.escape(name) for name in layers)
-    with quiet():
-        aeq = quantizer.Quantizer(model)
-        aeq.add_static_config(
-            rf"^({scope})/MatMul",
-            qtyping.TFLOperationName.FULLY_CONNECTED,
-            activation_num_bits=8,
-            weight_num_bits=8,
+    layer_of = sites.dense_layers(arch)
+    found = tensor_sites(file, arch)
+    for op in file.subgraphs[0].operators:
+        dense = found[op.outputs[0]].removesuffix("/output")
+        if _kind(file, op) != "FULLY_CONNECTED" or layer_of[dense] in in_float:
+            continue
+        blocks = blockwise(scheme, dense, file.subgraphs[0].tensors[op.inputs[1]].shape[-1])
+        granularity = f"BLOCKWISE_{BLOCK}" if blocks else "CHANNELWISE"
+        aeq.add_dynamic_config(
+            *_selected(file, op), 4 if blocks else 8, getattr(QuantGranularity, granularity)
         )
-        return bytes(aeq.quantize(statistics).quantized_model)
 
 
-def _statistics(model: bytes, layers: list[str], ranges: dict[str, Range]) -> dict[str, dict]:
-    """Tensor name -> its range, for the inputs and outputs of the quantized layers.
+def _static(
+    aeq,
+    file: schema.ModelT,
+    scheme: Scheme,
+    arch: Architecture,
+    ranges: dict[str, Range],
+    in_float: frozenset[str],
+) -> dict[str, dict]:
+    """Names the ops that compute in integers and returns the ranges of their tensors."""
+    from ai_edge_quantizer import qtyping
+    from ai_edge_quantizer.qtyping import TFLOperationName
 
-    A FULLY_CONNECTED op is recognised by its layer's name scope in the name of its output.
+    rounded = sites.rounded(arch, scheme, in_float)
+    found = tensor_sites(file, arch)
+    statistics = {}
+    for op in file.subgraphs[0].operators:
+        activations = [i for i in (*op.inputs, *op.outputs) if i in found]
+        if scheme.activations == MIXED and (
+            _kind(file, op) not in _MIXED_OPS or not all(found[i] in rounded for i in activations)
+        ):
+            continue
+        aeq.add_static_config(*_selected(file, op), 8, 8)
+        for i in activations:
+            tensor = file.subgraphs[0].tensors[i]
+            statistics[tensor.name.decode()] = {
+                end: np.full([1] * len(tensor.shape), value)
+                for end, value in zip(("min", "max"), ranges[found[i]])
+            }
+    if scheme.activations == INTEGER:  # whoever feeds it and reads it has unsigned bytes
+        kinds = qtyping.TensorDataType
+        tensor, weight = (
+            qtyping.TensorQuantizationConfig(8, symmetric=symmetric, dtype=dtype)
+            for symmetric, dtype in ((False, kinds.UINT), (True, kinds.INT))
+        )
+        uint8 = qtyping.OpQuantizationConfig(tensor, weight, qtyping.ComputePrecision.INTEGER)
+        for end in (TFLOperationName.INPUT, TFLOperationName.OUTPUT):
+            aeq.update_quantization_recipe(".*", end, uint8)
+    return statistics
+
+
+def _kind(file: schema.ModelT, op: schema.OperatorT) -> str:
+    return _OPERATORS[file.operatorCodes[op.opcodeIndex].builtinCode]
+
+
+def _selected(file: schema.ModelT, op: schema.OperatorT) -> tuple:
+    """What selects one op in a recipe of ai-edge-quantizer: the name of its output, and its kind."""
+    from ai_edge_quantizer.qtyping import TFLOperationName
+
+    output = file.subgraphs[0].tensors[op.outputs[0]].name.decode()
+    return f"^{re.escape(output)};?$", TFLOperationName[_kind(file, op)]
+
+
+def tensor_sites(file: schema.ModelT, arch: Architecture) -> dict[int, str]:
+    """The site of every activation tensor of a float file that has one, by the tensor's index.
+
+    A tensor that is computed in a site's name scope is that site's; one that only has another shape
+    is the same site as what it was made from.
     """
-    graph = schema.ModelT.InitFromObj(schema.Model.GetRootAs(model))
-    tensors = graph.subgraphs[0].tensors
-    found, missing = {}, set(layers)
-    for op in graph.subgraphs[0].operators:
-        code = graph.operatorCodes[op.opcodeIndex].builtinCode
-        if code != schema.BuiltinOperator.FULLY_CONNECTED:
-            continue
-        names = [tensors[i].name.decode() for i in (op.inputs[0], op.outputs[0])]
-        layer = names[1].split("/MatMul")[0]
-        if layer not in missing:
-            continue
-        missing.remove(layer)
-        for name, site in zip(names, (edge_graph.input_site(layer), f"{layer}/output")):
-            low, high = ranges[site]
-            found[name] = {"min": np.array([[low]]), "max": np.array([[high]])}
-    if missing:
-        raise RuntimeError(f"the converter lost the dense layers {sorted(missing)}")
+    graph, known = file.subgraphs[0], sites.sites(arch)
+    found = {graph.inputs[0]: "embedding/input", graph.outputs[0]: "head/output"}
+    for op in graph.operators:
+        output = op.outputs[0]
+        if _kind(file, op) in _SHAPE_OPS:
+            found[output] = found[op.inputs[0]]
+        elif output not in found:
+            found[output] = _scope(graph.tensors[output].name.decode(), known)
     return found
+
+
+def _scope(tensor: str, known: dict[str, sites.Site]) -> str:
+    """The site in whose name scope a tensor was computed, "a/b/Add;a/b/Mul" in "a/b"."""
+    scope = tensor.split(";")[0]
+    while scope not in known:
+        scope, separator, _ = scope.rpartition("/")
+        if not separator:
+            raise RuntimeError(f"the converter made a tensor of no site: {tensor}")
+    return scope

@@ -26,7 +26,7 @@ from tfvit.preprocess import normalise
 from tfvit.progress import progress
 
 if TYPE_CHECKING:
-    from convert.export import Model
+    from convert.model import Model
 
 Run = Callable[[np.ndarray], np.ndarray]  # uint8 [n, height, width, 3] -> logits [n, classes]
 Examples = dict[tuple[str, str], np.ndarray]  # (file stem, name of a photo) -> uint8 [h, w, 3]
@@ -172,9 +172,23 @@ def _describe(model: Model, path: Path, reference: str) -> dict:
         "scheme": metadata.read(path).description["scheme"],
         "image_size": list(model.architecture.image_size),
         "reference": reference,
-        "bytes": path.stat().st_size,
-        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        **content(path),
     }
+
+
+def content(path: Path) -> dict:
+    """Size and hash of a file."""
+    data = path.read_bytes()
+    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def top1(model: Model, path: Path, source: Source) -> float:
+    """Top-1 of a .tflite on the held-out images."""
+    with runner.runner(path, os.cpu_count()) as run:
+        predictions = classification.predict_pixels(
+            run, model.labels, model.preprocess, source, label=f"checking {path.stem}"
+        )
+    return classification.score(predictions, model.labels).top1
 
 
 def _agreement(found: np.ndarray, reference: np.ndarray) -> float:

@@ -47,6 +47,13 @@ class Classifier:
             raise UserError(
                 f"{path}: input is {found}, its preprocessing says {expected}; export it again"
             )
+        scale, zero_point = self._input["quantization"]
+        if self._input["dtype"] != np.float32 and (
+            self._input["dtype"] != np.uint8 or (scale, zero_point) != (1.0, 0)
+        ):
+            raise UserError(
+                f"{path}: input is neither float32 nor grey levels uint8; export it again"
+            )
         if int(self._output["shape"][-1]) != len(self.labels):
             raise UserError(
                 f"{path}: {int(self._output['shape'][-1])} outputs, {len(self.labels)} labels; "
@@ -55,10 +62,15 @@ class Classifier:
 
     def logits(self, pixels: np.ndarray) -> np.ndarray:
         """Logits float32 [classes] of a resized picture: grey levels 0-255 [height, width, 3]."""
-        values = preprocess.normalise(pixels, self.preprocess)
-        self._interpreter.set_tensor(self._input["index"], values[np.newaxis])
+        if self._input["dtype"] == np.float32:
+            pixels = preprocess.normalise(pixels, self.preprocess)
+        self._interpreter.set_tensor(self._input["index"], pixels[np.newaxis])
         self._interpreter.invoke()
-        return self._interpreter.get_tensor(self._output["index"])[0]
+        logits = self._interpreter.get_tensor(self._output["index"])[0]
+        if logits.dtype == np.float32:
+            return logits
+        scale, zero_point = self._output["quantization"]
+        return (logits.astype(np.float32) - zero_point) * np.float32(scale)
 
     def scores(self, image: str | Path | Image.Image | np.ndarray) -> np.ndarray:
         """Probabilities float32 [classes] of a file, a Pillow image or RGB uint8 [height, width, 3]."""

@@ -9,8 +9,17 @@ import click
 from edge_demo.cli import OneLineErrors
 from edge_demo.errors import UserError
 from tfvit import files
-from tfvit.commands import checkpoints
-from tfvit.options import PATH, ImageSize, Setting, data_options, need, percent, table
+from tfvit.commands import checkpoints, export
+from tfvit.options import (
+    PATH,
+    ImageSize,
+    Setting,
+    data_options,
+    name_unreadable,
+    need,
+    percent,
+    table,
+)
 
 CONTEXT = {"max_content_width": 100, "help_option_names": ["-h", "--help"]}
 
@@ -34,6 +43,7 @@ def main():
 
 main.add_command(checkpoints.create)
 main.add_command(checkpoints.import_model)
+main.add_command(export.convert)
 
 
 @main.command()
@@ -137,7 +147,7 @@ def train(ctx, out, resume, strategy, xla, strict, **options):
         click.echo(f"\nstopped; go on with: tfvit train --out {out} --resume", err=True)
         ctx.exit(130)
     click.echo(f"best checkpoint {out / runs.BEST}, curves {out / runs.CURVES}")
-    _name_unreadable(unreadable)
+    name_unreadable(unreadable)
 
 
 def _same_options(ctx: click.Context, stored: dict, options: dict) -> None:
@@ -206,7 +216,7 @@ def evaluate(model, batch_size, threads, json_file, confusion, strict, **options
         files.write_json(json_file, {**origin, **scores.to_json(), "unreadable": unreadable})
     if confusion:
         plots.confusion(scores.confusion, labels, confusion, f"{model}: {percent(scores.top1)}")
-    _name_unreadable(predictions.unreadable)
+    name_unreadable(predictions.unreadable)
 
 
 @main.command()
@@ -228,83 +238,3 @@ def info(path, json_file):
     click.echo("\n".join(lines(description)))
     if json_file:
         files.write_json(json_file, description)
-
-
-@main.command()
-@click.argument("checkpoint", type=PATH)
-@data_options(required=False)
-@click.option(
-    "--int8", is_flag=True, help="Also int8, by quantization-aware fine-tuning on --data."
-)
-@click.option("--image-size", type=ImageSize(), help="N or HEIGHTxWIDTH.  [default: as trained]")
-@click.option("--out", type=PATH, required=True, help="Folder for the exported files.")
-@click.option("--qat-steps", type=click.IntRange(0), default=100, show_default=True)
-@click.option("--qat-lr", type=float, default=3e-5, show_default=True, help="Relative to weights.")
-@click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True)
-@click.option("--calibration-images", type=click.IntRange(1), default=256, show_default=True)
-@click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True)
-def convert(
-    checkpoint,
-    int8,
-    image_size,
-    out,
-    qat_steps,
-    qat_lr,
-    batch_size,
-    calibration_images,
-    seed,
-    **options,
-):
-    """Export CHECKPOINT, a checkpoint or run folder, to .tflite files that are checked as they are made.
-
-    Writes float32.tflite, with --int8 also int8.tflite, labels.txt and report.json: parity with the
-    Keras model, accuracy on the held-out images, size and latency of each file.
-
-    \b
-    Examples:
-      tfvit convert runs/photos --data photos/ --int8 --out exported/
-      tfvit convert runs/photos --data photos/ --int8 --image-size 160 --out exported160/
-    """
-    if int8 and not options["data"]:
-        raise UserError("--int8 needs --data: images to calibrate, to tune and to measure on")
-    need("convert")
-    from convert.export import QatOptions, export
-    from tfvit.checkpoint import find, read_config
-    from tfvit.data import open_source
-    from tfvit.setup_run import data_of
-
-    read_config(find(checkpoint))  # before the slow part
-    report = export(
-        find(checkpoint),
-        out,
-        schemes=("float32", "int8") if int8 else ("float32",),
-        source=open_source(data_of(options)) if options["data"] else None,
-        image_size=image_size,
-        options=QatOptions(qat_steps, qat_lr, batch_size, calibration_images, seed),
-    )
-    rows = []
-    for entry in report["files"].values():
-        milliseconds = entry["latency_ms"]["1"]
-        reference = report["files"]["float32"]["latency_ms"]["1"]
-        rows.append(
-            [
-                entry["file"],
-                f"{entry['bytes'] / 1e6:.2f} MB",
-                percent(entry.get("accuracy", {}).get("top1")),
-                percent(entry["parity_with_keras"]["agreement"]),
-                f"{milliseconds:.2f} ms",
-                f"{reference / milliseconds:.2f}x",
-            ]
-        )
-    header = ["file", "size", "top-1", "same as Keras", "1 thread", "speed"]
-    click.echo(table(rows, header))
-    click.echo(f"\n{out}: files, labels.txt and report.json ({report['seconds']:.0f} s)")
-    _name_unreadable({n: n for e in report["files"].values() for n in e.get("unreadable", [])})
-
-
-def _name_unreadable(unreadable: dict[str, str]) -> None:
-    """Names the files that were left out, on stderr."""
-    if unreadable:
-        click.echo(f"skipped {len(unreadable)} unreadable images:", err=True)
-        for reason in sorted(unreadable.values()):
-            click.echo(f"  {reason}", err=True)

@@ -114,3 +114,11 @@ def table(rows: list[list[str]], header: list[str]) -> str:
 def percent(share: float | None) -> str:
     """0.9731 as "97.31 %"; None as "-"."""
     return "-" if share is None else f"{100 * share:.2f} %"
+
+
+def name_unreadable(unreadable: dict[str, str]) -> None:
+    """Names the files that were left out, on stderr."""
+    if unreadable:
+        click.echo(f"skipped {len(unreadable)} unreadable images:", err=True)
+        for reason in sorted(unreadable.values()):
+            click.echo(f"  {reason}", err=True)

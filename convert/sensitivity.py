@@ -1,0 +1,105 @@
+"""What rounding each layer costs on its own, and which layers to return to float for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+from convert import edge_graph, qat, sites
+from convert.model import Model
+from convert.schemes import INTEGER
+from convert.tune import Quantized
+from tfvit.progress import progress
+
+IMAGES = 128
+BATCH = 32
+
+
+def measure(model: Model, quantized: Quantized, pixels: np.ndarray) -> dict[str, dict[str, float]]:
+    """The cost of rounding one layer alone, all others in float, by layer, the most costly first.
+
+    pixels: uint8 [n, h, w, 3]. Returns kl, the mean Kullback-Leibler divergence from the float graph
+    in nats, and changed, the share of images with another top-1. Where the whole graph is in integers,
+    the tensors between the layers are measured too, each by its site's name.
+    """
+    arch, weights = model.architecture, quantized.weights
+    parts = _parts(model, quantized)
+    names = list(parts)
+    place = {site: i for i, (_, held) in enumerate(parts.items()) for site in held}
+    round_all = qat.rounding(arch, quantized.scheme, quantized.ranges)
+
+    @tf.function
+    def forward(batch: tf.Tensor, on: tf.Tensor) -> tf.Tensor:
+        def quantize(name: str, x: tf.Tensor) -> tf.Tensor:
+            return tf.where(on[place[name]], round_all(name, x), x) if name in place else x
+
+        return edge_graph.forward(weights, tf.cast(batch, tf.float32), arch, quantize)
+
+    batches = [pixels[i : i + BATCH] for i in range(0, len(pixels) - len(pixels) % BATCH, BATCH)]
+    batches = batches or [pixels]
+
+    def logits(chosen: list[int]) -> np.ndarray:
+        on = tf.constant([i in chosen for i in range(len(names))])
+        return np.concatenate([forward(batch, on).numpy() for batch in batches])
+
+    reference = logits([])
+    costs = {}
+    with progress(len(names), f"sensitivity of {quantized.scheme.name}", "layer") as bar:
+        for i, name in enumerate(names):
+            costs[name] = _cost(reference, logits([i]))
+            bar.update()
+    return dict(sorted(costs.items(), key=lambda item: -item[1]["kl"]))
+
+
+def _parts(model: Model, quantized: Quantized) -> dict[str, list[str]]:
+    """Layer, or site between layers -> the sites that are rounded with it.
+
+    What two layers share counts for the first, which writes it.
+    """
+    arch, scheme = model.architecture, quantized.scheme
+    known = set(sites.layers(arch))
+    parts: dict[str, list[str]] = {}
+    for name, site in sites.rounded(arch, scheme, frozenset()).items():
+        layer = site.layers[0] if site.layers else None
+        if layer in known:
+            parts.setdefault(layer, []).append(name)
+        elif scheme.activations == INTEGER:
+            parts.setdefault(name, []).append(name)
+    return parts
+
+
+def _cost(reference: np.ndarray, found: np.ndarray) -> dict[str, float]:
+    p, q = (
+        x - np.log(np.exp(x).sum(-1, keepdims=True)) for x in (_shifted(reference), _shifted(found))
+    )
+    return {
+        "kl": float((np.exp(p) * (p - q)).sum(-1).mean()),
+        "changed": float((reference.argmax(-1) != found.argmax(-1)).mean()),
+    }
+
+
+def _shifted(logits: np.ndarray) -> np.ndarray:
+    logits = logits.astype(np.float64)
+    return logits - logits.max(-1, keepdims=True)
+
+
+def mix(
+    quantized: Quantized,
+    costs: dict[str, dict[str, float]],
+    within: Callable[[tuple[str, ...]], bool],
+) -> tuple[str, ...] | None:
+    """The fewest layers to keep in float, of 1, 2, 4, ... the most costly, for `within` to hold.
+
+    None if half of the layers are not enough, or a scheme with nothing in float has none to give.
+    """
+    if quantized.scheme.activations == INTEGER:
+        return None
+    count = 1
+    while count <= max(1, len(costs) // 2):
+        chosen = tuple(list(costs)[:count])
+        if within(chosen):
+            return chosen
+        count *= 2
+    return None

@@ -1,0 +1,123 @@
+"""Quantization sites: every tensor of the edge graph that some scheme holds in integers, by name.
+
+`edge_graph.forward` visits them, training rounds there, and the exported file's tensors are found
+again by these names.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+from convert.schemes import INTEGER, MIXED, Scheme
+from tfvit.architecture import Architecture
+
+Range = tuple[float, float]
+PIXELS: Range = (0.0, 255.0)
+UNIT: Range = (0.0, 255 / 256)  # what TFLite fixes for an int8 softmax: scale 1/256
+
+
+@dataclasses.dataclass(frozen=True)
+class Site:
+    """One tensor.
+
+    layers: the layers (`layers`) that read or write it; it is rounded if one of them is in integers.
+        None: a tensor between layers, rounded only where the whole graph is in integers.
+    kernel: a weight, rounded per output channel with its own range. symmetric: zero point 0.
+    fixed: its range is known and not calibrated. fixed_integer: so where the whole graph is integer.
+    """
+
+    layers: tuple[str, ...] | None
+    kernel: bool = False
+    symmetric: bool = False
+    fixed: Range | None = None
+    fixed_integer: Range | None = None
+
+
+def layers(arch: Architecture) -> list[str]:
+    """What is in integers or in float as a whole, in the order of the graph: the unit of sensitivity.
+
+    "block_0/attention" is query, key, value and both products: an integer product needs all of them.
+    The head (with a pre-logits layer) is in integers only where everything is: it is small, and its
+    error is the logits' error.
+    """
+    parts = ("attention", "attention/out", "mlp/dense_1", "mlp/dense_2")
+    return ["embedding", *(f"block_{i}/{part}" for i in range(arch.depth) for part in parts)]
+
+
+def dense_layers(arch: Architecture) -> dict[str, str | None]:
+    """Every dense layer and the one of `layers` that it belongs to (None: the head's), in order."""
+    found: dict[str, str | None] = {"embedding": "embedding"}
+    for i in range(arch.depth):
+        block = f"block_{i}"
+        for part in ("query", "key", "value"):
+            found[f"{block}/attention/{part}"] = f"{block}/attention"
+        for part in ("attention/out", "mlp/dense_1", "mlp/dense_2"):
+            found[f"{block}/{part}"] = f"{block}/{part}"
+    if arch.representation_size:
+        found["pre_logits"] = None
+    found["head"] = None
+    return found
+
+
+def sites(arch: Architecture) -> dict[str, Site]:
+    """All sites by name."""
+    return dict(_sites(arch))
+
+
+def _sites(arch: Architecture) -> Iterator[tuple[str, Site]]:
+    def dense(name: str, **output) -> Iterator[tuple[str, Site]]:
+        layer = dense_layers(arch)[name]
+        used = (layer,) if layer else None
+        yield f"{name}/kernel", Site(used, kernel=True)
+        yield f"{name}/output", Site(used, **output)
+
+    def norm(name: str) -> Iterator[tuple[str, Site]]:
+        for part in ("square", "mean", "rsqrt"):
+            yield f"{name}/{part}", Site(None)
+
+    yield "embedding/input", Site(("embedding",), fixed=PIXELS)
+    yield from dense("embedding")
+    yield "positions", Site(None)
+    yield "tokens", Site(None)
+    for i in range(arch.depth):
+        block = f"block_{i}"
+        attention = f"{block}/attention"
+        yield from norm(f"{attention}/norm")
+        yield f"{attention}/input", Site((attention,))
+        yield from dense(f"{attention}/query")
+        # XNNPACK multiplies int8 by int8 only where the right-hand side has zero point 0.
+        yield from dense(f"{attention}/key", symmetric=True)
+        yield from dense(f"{attention}/value", symmetric=True)
+        yield f"{attention}/scores", Site((attention,))
+        yield f"{attention}/probabilities", Site((attention,), fixed_integer=UNIT)
+        yield f"{attention}/out/input", Site((attention, f"{attention}/out"))
+        yield from dense(f"{attention}/out")
+        yield f"{attention}/residual", Site(None)
+        yield from norm(f"{block}/mlp/norm")
+        yield f"{block}/mlp/dense_1/input", Site((f"{block}/mlp/dense_1",))
+        yield from dense(f"{block}/mlp/dense_1")
+        yield f"{block}/mlp/dense_2/input", Site((f"{block}/mlp/dense_2",))
+        yield from dense(f"{block}/mlp/dense_2")
+        yield f"{block}/mlp/residual", Site(None)
+    yield from norm("norm")
+    yield "norm/output", Site(None)
+    if arch.pooling == "gap":
+        yield "pool", Site(None)
+    if arch.representation_size:
+        yield from dense("pre_logits")
+        yield "pre_logits/tanh", Site(None)
+    yield from dense("head")
+
+
+def rounded(arch: Architecture, scheme: Scheme, in_float: frozenset[str]) -> dict[str, Site]:
+    """The sites that a scheme rounds, where the layers `in_float` stay in float."""
+
+    def rounds(site: Site) -> bool:
+        if scheme.activations == INTEGER:
+            return True
+        if not site.kernel and scheme.activations != MIXED:
+            return False
+        return site.layers is not None and any(name not in in_float for name in site.layers)
+
+    return {name: site for name, site in sites(arch).items() if rounds(site)}

@@ -1,0 +1,142 @@
+"""`tfvit convert`: a checkpoint to files for devices."""
+
+from __future__ import annotations
+
+import click
+
+from edge_demo.errors import UserError
+from tfvit.options import PATH, ImageSize, data_options, name_unreadable, need, percent, table
+
+
+class ImageSizes(ImageSize):
+    """One or more of N or HEIGHTxWIDTH, separated by commas."""
+
+    name = "pixels,..."
+
+    def convert(self, value, param, ctx) -> tuple[tuple[int, int], ...]:
+        if isinstance(value, tuple):
+            return value
+        parts = [super(ImageSizes, self).convert(part, param, ctx) for part in value.split(",")]
+        return tuple(dict.fromkeys(parts))
+
+
+@click.command()
+@click.argument("checkpoint", type=PATH)
+@data_options(required=False)
+@click.option("--int8", is_flag=True, help="The same as --scheme int8.")
+@click.option(
+    "--scheme",
+    "names",
+    help="One or more of float32, float16, dynamic, int8, int8-full, int4-dynamic, with commas.",
+)
+@click.option(
+    "--image-size",
+    "image_sizes",
+    type=ImageSizes(),
+    help="N or HEIGHTxWIDTH, or several with commas.  [default: as trained]",
+)
+@click.option("--out", type=PATH, required=True, help="Folder for the exported files.")
+@click.option("--calibrate-only", is_flag=True, help="No fine-tuning: post-training quantization.")
+@click.option("--qat-steps", type=click.IntRange(0), help="[default: as the scheme has it]")
+@click.option("--qat-lr", type=float, help="Relative to weights.  [default: as the scheme has it]")
+@click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True)
+@click.option(
+    "--calibration",
+    type=click.Choice(["minmax", "average", "percentile"]),
+    default="minmax",
+    show_default=True,
+    help="How the ranges of activations are taken.",
+)
+@click.option("--calibration-images", type=click.IntRange(1), default=256, show_default=True)
+@click.option("--sensitivity", is_flag=True, help="Measure what rounding each layer alone costs.")
+@click.option(
+    "--max-drop",
+    type=float,
+    metavar="POINTS",
+    help="Keep the most costly layers in float until no file loses more top-1 than this.",
+)
+@click.option(
+    "--strategy",
+    type=click.Choice(["auto", "one", "mirrored"]),
+    default="auto",
+    show_default=True,
+    help="Of the fine-tuning: one device, or a copy on each GPU.",
+)
+@click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True)
+def convert(
+    checkpoint,
+    int8,
+    names,
+    image_sizes,
+    out,
+    calibrate_only,
+    qat_steps,
+    qat_lr,
+    batch_size,
+    calibration,
+    calibration_images,
+    sensitivity,
+    max_drop,
+    strategy,
+    seed,
+    **options,
+):
+    """Export CHECKPOINT, a checkpoint or run folder, to .tflite files that are checked as they are made.
+
+    Writes float32.tflite, a file for each scheme, labels.txt, report.json and report.html: parity with
+    the Keras model, accuracy on the held-out images, size, memory and latency of each file.
+
+    \b
+    Examples:
+      tfvit convert runs/photos --data photos/ --int8 --out exported/
+      tfvit convert runs/photos --data photos/ --scheme dynamic,int8,int8-full --out exported/
+      tfvit convert runs/photos --data photos/ --int8 --image-size 96,160,224 --out exported/
+      tfvit convert runs/photos --data photos/ --int8 --max-drop 0.5 --sensitivity --out exported/
+    """
+    from convert.schemes import parse
+
+    schemes = parse(
+        ",".join([*(["int8"] if int8 else []), *([names] if names else [])] or ["float32"])
+    )
+    hungry = [scheme.name for scheme in schemes if scheme.needs_data]
+    if hungry and not options["data"]:
+        flag = "--int8" if int8 else f"--scheme {hungry[0]}"
+        raise UserError(f"{flag} needs --data: images to calibrate, to tune and to measure on")
+    need("convert")
+    from convert.export import export
+    from convert.tune import Options
+    from tfvit.checkpoint import find, read_config
+    from tfvit.data import open_source
+    from tfvit.setup_run import data_of
+    from tfvit.strategies import STRATEGIES
+
+    read_config(find(checkpoint))  # before the slow part
+    steps = 0 if calibrate_only else qat_steps
+    report = export(
+        find(checkpoint),
+        out,
+        schemes=schemes,
+        source=open_source(data_of(options)) if options["data"] else None,
+        image_sizes=image_sizes or (None,),
+        options=Options(steps, qat_lr, batch_size, calibration, calibration_images, seed),
+        strategy=STRATEGIES[strategy](),
+        with_sensitivity=sensitivity,
+        max_drop=max_drop,
+    )
+    rows = [
+        [
+            entry["file"],
+            f"{entry['bytes'] / 1e6:.2f} MB",
+            percent(entry.get("accuracy", {}).get("top1")),
+            percent(entry.get("unchanged")),
+            f"{entry['latency_ms']['1']:.2f} ms",
+            f"{entry['speedup']['1']:.2f}x",
+        ]
+        for entry in report["files"].values()
+    ]
+    click.echo(table(rows, ["file", "size", "top-1", "unchanged", "1 thread", "speed"]))
+    for stem, costs in report.get("sensitivity", {}).items():
+        worst = [[n, f"{c['kl']:.1e}", percent(c["changed"])] for n, c in list(costs.items())[:10]]
+        click.echo("\n" + table(worst, [f"{stem}: rounded alone", "nats", "changed"]))
+    click.echo(f"\n{out}: files, labels.txt, report.json, report.html ({report['seconds']:.0f} s)")
+    name_unreadable({n: n for e in report["files"].values() for n in e.get("unreadable", [])})
