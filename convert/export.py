@@ -127,10 +127,10 @@ def export(
 
 def _write(model: Model, quantized: Quantized, path: Path) -> None:
     """The .tflite with its metadata."""
-    description = {
-        "scheme": quantized.scheme.name,
-        "provenance": {**_origin(model), "quantization": _record(quantized)},
-    }
+    origin, record = _origin(model), _record(quantized)
+    if record:
+        origin["quantization"] = record
+    description = {"scheme": quantized.scheme.name, "provenance": origin}
     content = metadata.add(
         *(quantized.write(model), model.labels, model.pixel_spec, description),
         name=model.architecture.name,

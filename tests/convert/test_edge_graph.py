@@ -4,7 +4,8 @@ import tensorflow as tf
 from ai_edge_litert import schema_py_generated as schema
 
 import tfvit
-from convert import edge_graph, tflite
+from convert import edge_graph, sites, tflite
+from convert.schemes import SCHEMES
 from edge_demo.preprocess import PreprocessSpec, normalise
 from tfvit.architecture import ACTIVATIONS
 from tfvit.vit import named_weights
@@ -64,7 +65,7 @@ def test_every_site_is_visited_once_and_named():
 
     edge_graph.forward(folded, tf.zeros([1, 16, 24, 3]), model.architecture, note)
     assert len(seen) == len(set(seen))
-    assert set(seen) == set(edge_graph.sites(model.architecture))
+    assert set(seen) == set(sites.sites(model.architecture))
 
 
 def test_folding_the_input_takes_grey_levels():
@@ -111,7 +112,7 @@ def test_folding_layer_scale_moves_its_gain_into_the_dense_layer():
 def test_either_activation_is_a_builtin_op_of_the_file(activation):
     model = random_model(activation=activation, layer_scale=0.3)
     folded = edge_graph.fold(weights_of(model), model.architecture, SPEC)
-    content = tflite.float_model(folded, model.architecture)
+    content = tflite.write(SCHEMES["float32"], folded, model.architecture)
     graph = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content))
     codes = [code.builtinCode for code in graph.operatorCodes]
     assert schema.BuiltinOperator.GELU in codes
@@ -123,6 +124,32 @@ def test_either_activation_is_a_builtin_op_of_the_file(activation):
         if codes[o.opcodeIndex] == schema.BuiltinOperator.GELU
     ]
     assert [o.builtinOptions.approximate for o in gelu] == [activation == "gelu_tanh"] * 3
+
+
+def attention(q, k, v):
+    scores = np.exp(q @ k.T)
+    return scores / scores.sum(axis=1, keepdims=True) @ v
+
+
+def test_dropping_the_bias_of_the_keys_changes_no_attention():
+    rng = np.random.default_rng(0)
+    q, x, v = rng.normal(size=(3, 5, 4))
+    weights = {"k/kernel": rng.normal(size=(4, 4)), "k/bias": rng.normal(size=4)}
+    expected = attention(q, x @ weights["k/kernel"] + weights["k/bias"], v)
+    edge_graph._drop_key_bias(weights, "k")
+    assert set(weights) == {"k/kernel"}
+    assert np.allclose(attention(q, x @ weights["k/kernel"], v), expected)
+
+
+def test_folding_the_bias_of_the_values_into_the_projection():
+    rng = np.random.default_rng(0)
+    q, k, v = rng.normal(size=(3, 5, 4))
+    value, out = rng.normal(size=4), rng.normal(size=4)
+    weights = {"v/bias": value, "o/kernel": rng.normal(size=(4, 4)), "o/bias": out}
+    expected = attention(q, k, v + value) @ weights["o/kernel"] + out
+    edge_graph._fold_value_bias(weights, "v", "o")
+    assert set(weights) == {"o/kernel", "o/bias"}
+    assert np.allclose(attention(q, k, v) @ weights["o/kernel"] + weights["o/bias"], expected)
 
 
 def test_folding_the_class_token_adds_its_position():

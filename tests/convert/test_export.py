@@ -3,12 +3,11 @@ import zipfile
 
 import numpy as np
 import pytest
-import tensorflow as tf
 from ai_edge_litert import schema_py_generated as schema
 from helpers import SMALL
 
 import tfvit
-from convert import edge_graph, export, qat, tflite, verify
+from convert import export, verify
 from edge_demo import Classifier, metadata
 from edge_demo.preprocess import normalise
 from tfvit.data import DataOptions, open_source, pipeline
@@ -37,7 +36,7 @@ def test_the_report_holds_what_was_measured(exported, digits_run):
         assert entry["parity_with_keras"]["images"] == verify.PARITY_IMAGES, name
     config = json.loads((digits_run / "best/config.json").read_text())
     assert report["provenance"]["weights_sha256"] == config["weights_sha256"]
-    assert report["provenance"]["quantization"]["steps"] == 20
+    assert report["files"]["int8"]["quantization"]["steps"] == 20
     float32, int8 = report["files"]["float32"], report["files"]["int8"]
     assert float32["accuracy"]["top1"] == pytest.approx(
         config["provenance"]["metrics"]["top1"], abs=1e-9
@@ -82,80 +81,6 @@ def test_the_float_file_is_static_and_of_rank_four_at_most(exported):
         assert len(tensor.shape) <= 4, tensor.name
         assert tensor.shapeSignature is None or min(tensor.shapeSignature) > 0, tensor.name
     assert {t.type for t in graph.tensors} <= {schema.TensorType.FLOAT32, schema.TensorType.INT32}
-
-
-def test_int8_weights_are_per_channel_and_activations_have_the_trained_ranges():
-    model = tfvit.create_model("vit-ti/8", 5, 32, width=48, depth=2, mlp_dim=80, heads=3)
-    rng = np.random.default_rng(0)
-    weights = {
-        v.name.removesuffix(":0"): v.numpy() + rng.normal(0, 0.1, v.shape) for v in model.weights
-    }
-    arch = model.architecture
-    folded = edge_graph.fold(weights, arch, model.preprocess)
-    activations = [s for s in edge_graph.sites(arch) if not s.endswith("/kernel")]
-    ranges = {site: (-1.0 - i, 2.0 + i) for i, site in enumerate(activations)}
-    content = schema.ModelT.InitFromObj(
-        schema.Model.GetRootAs(tflite.int8_model(folded, arch, ranges))
-    )
-    graph = content.subgraphs[0]
-    checked = set()
-    for op in graph.operators:
-        code = content.operatorCodes[op.opcodeIndex].builtinCode
-        if code != schema.BuiltinOperator.FULLY_CONNECTED:
-            continue
-        x, kernel, output = (graph.tensors[i] for i in (op.inputs[0], op.inputs[1], op.outputs[0]))
-        layer = output.name.decode().split("/MatMul")[0]
-        if layer not in edge_graph.quantized_dense(arch):
-            assert kernel.type == schema.TensorType.FLOAT32  # the head
-            continue
-        checked.add(layer)
-        expected = np.abs(folded[f"{layer}/kernel"]).max(axis=0) / 127
-        assert kernel.type == schema.TensorType.INT8
-        assert np.allclose(kernel.quantization.scale, expected, rtol=1e-5)
-        assert not np.any(kernel.quantization.zeroPoint)
-        for tensor, site in ((x, edge_graph.input_site(layer)), (output, f"{layer}/output")):
-            low, high = ranges[site]
-            assert tensor.type == schema.TensorType.INT8
-            assert tensor.quantization.scale[0] == pytest.approx((high - low) / 255, rel=1e-5)
-    assert checked == set(edge_graph.quantized_dense(arch))
-
-
-def small_graph(bits):
-    model = tfvit.create_model("vit-ti/8", 10, 32, width=48, depth=2, mlp_dim=96, heads=3)
-    rng = np.random.default_rng(0)
-    weights = {
-        v.name.removesuffix(":0"): v.numpy() + rng.normal(0, 0.08, v.shape) for v in model.weights
-    }
-    folded = edge_graph.fold(weights, model.architecture, model.preprocess)
-    return qat.QuantizedEdgeGraph(folded, model.architecture, bits)
-
-
-def test_calibration_finds_the_extremes_and_leaves_the_weights():
-    graph = small_graph(8)
-    before = graph.folded_weights()
-    pixels = held_out_pixels(32)
-    qat.calibrate(graph, [pixels[:16], pixels[16:]], lambda: None)
-    seen = {}
-
-    def note(site, x):
-        low, high = float(np.min(x)), float(np.max(x))
-        old = seen.get(site, (0.0, 0.0))
-        seen[site] = (min(low, old[0]), max(high, old[1]))
-        return x
-
-    edge_graph.forward(before, tf.constant(pixels, tf.float32), graph.arch, note)
-    for site, found in graph.activation_ranges().items():
-        expected = qat.PIXELS if site == "embedding/input" else seen[site]
-        assert found == pytest.approx(expected, rel=1e-4, abs=1e-4), site
-    assert all(np.array_equal(before[n], v) for n, v in graph.folded_weights().items())
-
-
-def test_fine_tuning_brings_a_coarse_graph_back_to_its_teacher():
-    graph = small_graph(4)
-    pixels = held_out_pixels(64)
-    qat.calibrate(graph, [pixels], lambda: None)
-    losses = qat.finetune(graph, [pixels] * 60, 60, 3e-3, lambda: None)
-    assert np.mean(losses[-5:]) < 0.6 * losses[0]
 
 
 def test_at_another_resolution_the_positions_are_interpolated(tmp_path, digits_run, tfvit_cli):

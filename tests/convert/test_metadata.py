@@ -9,7 +9,8 @@ from ai_edge_litert.interpreter import Interpreter
 from integer_model import integer_model
 
 import tfvit
-from convert import edge_graph, metadata, tflite
+from convert import edge_graph, metadata, sites, tflite
+from convert.schemes import SCHEMES
 from edge_demo import Classifier, PreprocessSpec, UserError
 from edge_demo.metadata import read
 
@@ -27,10 +28,10 @@ def graphs(tmp_path_factory):
     }
     arch = model.architecture
     folded = edge_graph.fold(weights, arch, model.preprocess)
-    ranges = dict.fromkeys(edge_graph.sites(arch), (-3.0, 3.0))
+    ranges = dict.fromkeys(sites.sites(arch), (-3.0, 3.0))
     return {
-        "float32": tflite.float_model(folded, arch),
-        "int8": tflite.int8_model(folded, arch, ranges),
+        "float32": tflite.write(SCHEMES["float32"], folded, arch),
+        "int8": tflite.write(SCHEMES["int8"], folded, arch, ranges),
         "uint8": integer_model(tmp_path_factory.mktemp("saved")),
     }
 

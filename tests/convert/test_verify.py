@@ -12,7 +12,9 @@ import tensorflow as tf
 from ai_edge_litert import schema_py_generated as schema
 
 import tfvit
-from convert import edge_graph, export, metadata, runner, tflite, verify
+from convert import edge_graph, metadata, runner, tflite, verify
+from convert import model as models
+from convert.schemes import SCHEMES
 from edge_demo import Classifier, PreprocessSpec
 from edge_demo.errors import GateError
 from edge_demo.images import decode
@@ -25,7 +27,7 @@ SPEC = PreprocessSpec(32, 32, mean=(0, 0, 0), std=(1, 1, 1))
 
 
 def with_metadata(model, scheme="broken", labels=LABELS, spec=SPEC):
-    return metadata.add(model, labels, spec, {"scheme": scheme})
+    return metadata.add(model, labels, spec, {"scheme": scheme}, name="vit", version="1")
 
 
 def edited(model, edit):
@@ -162,9 +164,9 @@ def break_in_export(monkeypatch, scheme, breaks):
     """Lets `export` write the files of one scheme broken."""
     add = metadata.add
 
-    def broken(model, labels, spec, description):
+    def broken(model, labels, spec, description, **named):
         model = breaks(model) if description["scheme"] == scheme else model
-        return add(model, labels, spec, description)
+        return add(model, labels, spec, description, **named)
 
     monkeypatch.setattr(metadata, "add", broken)
 
@@ -193,7 +195,7 @@ def test_memory_is_that_of_the_child_and_of_the_file(tmp_path):
     weights = {v.name.removesuffix(":0"): v.numpy() for v in model.weights}
     folded = edge_graph.fold(weights, model.architecture, model.preprocess)
     path = tmp_path / "large.tflite"
-    path.write_bytes(with_metadata(tflite.float_model(folded, model.architecture)))
+    path.write_bytes(with_metadata(tflite.write(SCHEMES["float32"], folded, model.architecture)))
     found, size = runner.memory(path), path.stat().st_size / 2**20
     assert size > 20
     assert size < found["peak"] - found["baseline"] < 5 * size
@@ -227,13 +229,13 @@ def test_the_files_run_in_turn(exported):
 def measured(tmp_path_factory, digits_run, exported):
     """The exported float file and one with a disturbed head, as `measure` sees them."""
     root = tmp_path_factory.mktemp("measured")
-    model = export.read_model(digits_run / "best", None)
+    model = models.read(digits_run / "best")
     folded = edge_graph.fold(model.weights, model.architecture, model.preprocess)
     kernel = folded["head/kernel"]
     noise = np.random.default_rng(0).normal(0, 0.5 * kernel.std(), kernel.shape)
     folded["head/kernel"] = (kernel + noise).astype(np.float32)
     other = root / "noisy.tflite"
-    content = tflite.float_model(folded, model.architecture)
+    content = tflite.write(SCHEMES["float32"], folded, model.architecture)
     other.write_bytes(with_metadata(content, "noisy", model.labels, model.pixel_spec))
     paths = {"float32": exported / "float32.tflite", "noisy": other}
     examples, source = {}, open_source(DataOptions("digits"))

@@ -12,6 +12,7 @@ from scipy.special import erf
 
 import tfvit
 from convert import edge_graph, tflite
+from convert.schemes import SCHEMES
 from edge_demo.classifier import Classifier
 from edge_demo.preprocess import PreprocessSpec
 from tfvit import posemb
@@ -360,7 +361,7 @@ def test_the_edge_graph_of_an_import_computes_what_transformers_would(write):
     model, _ = huggingface.load(write("vit", tensors))
     weights = {name: v.numpy() for name, v in named_weights(model).items()}
     folded = edge_graph.fold(weights, model.architecture, model.preprocess)
-    content = tflite.float_model(folded, model.architecture)
+    content = tflite.write(SCHEMES["float32"], folded, model.architecture)
     from ai_edge_litert.interpreter import Interpreter
 
     run = Interpreter(model_content=content).get_signature_runner()

@@ -1,0 +1,243 @@
+"""Every scheme of the table: what its file holds, that it answers as simulated, and what is refused."""
+
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from ai_edge_litert import schema_py_generated as schema
+
+import tfvit
+from convert import edge_graph, qat, sites, tflite
+from convert.delegation import delegation
+from convert.schemes import DYNAMIC, REFUSED, SCHEMES
+from edge_demo import Classifier
+from tfvit.data import DataOptions, open_source, pipeline
+from tfvit.vit import named_weights
+
+INT8, FLOAT32, UINT8 = (getattr(schema.TensorType, t) for t in ("INT8", "FLOAT32", "UINT8"))
+NAMES = {code: name for name, code in vars(schema.BuiltinOperator).items()}
+SHAPE_OPS = {"RESHAPE", "TRANSPOSE", "STRIDED_SLICE"}
+
+
+def digits(count):
+    split = open_source(DataOptions("digits")).eval
+    spec = tfvit.PreprocessSpec(32, 32)
+    batch = next(iter(pipeline.eval_batches(split, spec, count, unreadable={})))
+    return batch["pixels"].numpy()
+
+
+@pytest.fixture(scope="module", params=["cls", "gap"])
+def graph(request):
+    """(architecture, folded weights, calibrated ranges) of a small model with nothing at zero."""
+    model = tfvit.create_model(
+        "vit-ti/8", 10, 32, width=64, depth=2, mlp_dim=96, heads=2, pooling=request.param
+    )
+    rng = np.random.default_rng(0)
+    weights = {n: v.numpy() + rng.normal(0, 0.08, v.shape) for n, v in named_weights(model).items()}
+    folded = edge_graph.fold(weights, model.architecture, model.preprocess)
+    batches = [digits(64)]
+    ranges = qat.calibrate(folded, model.architecture, batches, "minmax", lambda: None)
+    return model.architecture, folded, ranges
+
+
+def parsed(content):
+    file = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content))
+    tensors = file.subgraphs[0].tensors
+    for op in file.subgraphs[0].operators:
+        kind = NAMES[file.operatorCodes[op.opcodeIndex].builtinCode]
+        yield (
+            kind,
+            [tensors[i] for i in op.inputs if i >= 0],
+            [tensors[i] for i in op.outputs],
+        )
+
+
+def answers(content, pixels):
+    interpreter = tf.lite.Interpreter(model_content=content)
+    interpreter.allocate_tensors()
+    source, target = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
+    logits = []
+    for image in pixels:
+        interpreter.set_tensor(source["index"], image[np.newaxis].astype(source["dtype"]))
+        interpreter.invoke()
+        logits.append(interpreter.get_tensor(target["index"])[0].astype(np.float32))
+    scale, zero_point = target["quantization"]
+    return (np.array(logits) - zero_point) * scale if scale else np.array(logits)
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_a_file_answers_as_it_is_simulated(graph, name):
+    arch, folded, ranges = graph
+    pixels, scheme = digits(32), SCHEMES[name]
+    found = answers(tflite.write(scheme, folded, arch, ranges), pixels)
+    simulated = qat.simulate(folded, arch, qat.rounding(arch, scheme, ranges))(pixels)
+    step = np.ptp(simulated) / 255
+    assert np.ptp(simulated) > 1
+    # The runtime also rounds what a dynamic layer reads, row by row, which is not simulated.
+    steps = {"float32": 0.01, "float16": 0.5}.get(name, 8 if scheme.activations == DYNAMIC else 4)
+    assert np.abs(found - simulated).max() <= steps * step
+    assert np.sqrt(np.mean((found - simulated) ** 2)) <= steps / 2 * step
+
+
+def test_int8_full_has_no_float_between_its_ends(graph):
+    arch, folded, ranges = graph
+    ops = list(parsed(tflite.write(SCHEMES["int8-full"], folded, arch, ranges)))
+    types = {tensor.type for _, inputs, outputs in ops for tensor in (*inputs, *outputs)}
+    assert types <= {INT8, UINT8, schema.TensorType.INT32}
+    assert (ops[0][1][0].type, ops[-1][2][0].type) == (UINT8, UINT8)
+
+
+def test_keys_and_values_have_zero_point_0_and_xnnpack_takes_every_product(graph, tmp_path):
+    arch, folded, ranges = graph
+    content = tflite.write(SCHEMES["int8"], folded, arch, ranges)
+    products = [inputs for kind, inputs, _ in parsed(content) if kind == "BATCH_MATMUL"]
+    assert len(products) == 2 * arch.depth
+    for _, right in products:
+        assert right.type == INT8 and list(right.quantization.zeroPoint) == [0]
+    path = tmp_path / "int8.tflite"
+    path.write_bytes(content)
+    found = delegation(path)
+    assert found["rest"] == [] and found["partitions"] <= 6 * arch.depth
+
+
+def test_int8_weights_are_per_channel_and_activations_have_the_calibrated_ranges(graph):
+    arch, folded, ranges = graph
+    dense = {
+        outputs[0].name.decode().split("/output/")[0]: (inputs, outputs[0])
+        for kind, inputs, outputs in parsed(tflite.write(SCHEMES["int8"], folded, arch, ranges))
+        if kind == "FULLY_CONNECTED"
+    }
+    checked = {name for name, layer in sites.dense_layers(arch).items() if layer}
+    assert checked < set(dense) | {"head"} and len(checked) == 1 + 6 * arch.depth
+    for name in checked:
+        (_, kernel, *_), output = dense[name]
+        expected = np.abs(folded[f"{name}/kernel"]).max(axis=0) / 127
+        assert kernel.type == INT8
+        assert np.allclose(kernel.quantization.scale, expected, rtol=1e-5)
+        low, high = ranges[f"{name}/output"]
+        assert output.quantization.scale[0] == pytest.approx((high - low) / 255, rel=1e-4)
+
+
+def test_layers_in_float_are_so_in_the_file_and_in_the_simulation(graph):
+    arch, folded, ranges = graph
+    in_float = frozenset({"block_0/attention", "block_1/mlp/dense_1"})
+    content = tflite.write(SCHEMES["int8"], folded, arch, ranges, in_float)
+    kinds = [(kind, inputs[0].type) for kind, inputs, _ in parsed(content)]
+    assert kinds.count(("BATCH_MATMUL", FLOAT32)) == 2
+    assert kinds.count(("FULLY_CONNECTED", FLOAT32)) == 3 + 1 + 1  # with the head
+    pixels = digits(16)
+    quantize = qat.rounding(arch, SCHEMES["int8"], ranges, in_float)
+    simulated = qat.simulate(folded, arch, quantize)(pixels)
+    assert np.abs(answers(content, pixels) - simulated).max() <= 4 * np.ptp(simulated) / 255
+
+
+def test_sizes_of_the_files(graph):
+    arch, folded, ranges = graph
+    size = {n: len(tflite.write(s, folded, arch, ranges)) for n, s in SCHEMES.items()}
+    weights = sum(value.nbytes for name, value in folded.items() if name.endswith("/kernel"))
+    assert 0.4 * weights < size["float32"] - size["float16"] < 0.6 * weights
+    assert 0.7 * weights < size["float32"] - size["int8"] < 0.76 * weights
+    assert size["int4-dynamic"] < size["dynamic"] - 0.03 * weights
+
+
+@pytest.mark.parametrize("method", qat.CALIBRATIONS)
+def test_calibration_by_hand(graph, method):
+    arch, folded, _ = graph
+    batches = [digits(48)[:24], digits(48)[24:]]
+    seen = {}
+
+    def note(site, x):
+        seen.setdefault(site, []).append(np.array(x).ravel())
+        return x
+
+    for batch in batches:
+        edge_graph.forward(folded, tf.constant(batch, tf.float32), arch, note)
+    ranges = qat.calibrate(folded, arch, batches, method, lambda: None)
+    known = {n: s for n, s in sites.sites(arch).items() if not s.kernel}
+    assert set(ranges) == set(known)
+    for name, site in known.items():
+        if site.fixed:
+            assert ranges[name] == site.fixed
+            continue
+        share = 99.99 if method == "percentile" else 100
+        ends = [(np.percentile(x, 100 - share), np.percentile(x, share)) for x in seen[name]]
+        combine = (np.min, np.max) if method == "minmax" else (np.mean, np.mean)
+        low, high = (f(values) for f, values in zip(combine, zip(*ends)))
+        low, high = min(low, 0), max(high, 0)
+        if site.symmetric:
+            step = max(-low, high) / 127
+            low, high = -128 * step, 127 * step
+        wide = 0.05 * (high - low) if method == "percentile" else 1e-4 * (high - low) + 1e-5
+        assert ranges[name] == pytest.approx((low, high), abs=wide), name
+
+
+def test_fine_tuning_brings_a_coarse_graph_back_to_its_teacher(graph):
+    arch, folded, ranges = graph
+    pixels = tf.constant(digits(64))
+    strategy = tf.distribute.get_strategy()
+    quantize = qat.rounding(arch, SCHEMES["int4-dynamic"], ranges)
+    weights, losses = qat.finetune(
+        *(folded, arch, quantize, [pixels] * 40),
+        **{"steps": 40, "learning_rate": 3e-3, "strategy": strategy, "advance": lambda loss: None},
+    )
+    assert np.mean(losses[-5:]) < 0.6 * losses[0]
+    assert set(weights) == set(folded)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_work_is_refused_with_the_reason(name, tfvit_cli, tmp_path):
+    done = tfvit_cli("convert", tmp_path, "--scheme", name, "--out", tmp_path / "out")
+    assert done.code == 2 and f"scheme {name} cannot work: " in done.err
+
+
+@pytest.fixture(scope="module")
+def everything(tmp_path_factory, tfvit_cli, digits_run):
+    """All schemes at two resolutions, with sensitivity."""
+    out = tmp_path_factory.mktemp("everything")
+    options = ("--scheme", ",".join(SCHEMES), "--image-size", "32,48", "--qat-steps", "2")
+    done = tfvit_cli(
+        *("convert", digits_run, "--data", "digits", *options, "--sensitivity", "--out", out)
+    )
+    assert done.code == 0, done.err
+    return out, done.out
+
+
+def test_all_schemes_at_two_resolutions_are_in_one_table(everything):
+    out, said = everything
+    report = json.loads((out / "report.json").read_text())
+    expected = {f"{name}-{size}" for name in SCHEMES for size in (32, 48)}
+    assert set(report["files"]) == expected
+    for stem, entry in report["files"].items():
+        assert f"{stem}.tflite" in said
+        assert Classifier(out / entry["file"]).preprocess.height == entry["image_size"][0]
+        assert entry["accuracy"]["images"] == 348 and entry["latency_ms"]["1"] > 0
+        inside = Classifier(out / entry["file"]).description
+        assert inside["accuracy"] == entry["accuracy"]
+
+
+def test_sensitivity_names_every_layer_and_the_most_costly_first(everything):
+    out, said = everything
+    report = json.loads((out / "report.json").read_text())
+    costs = report["sensitivity"]["int8-32"]
+    assert set(costs) == {"embedding"} | {
+        f"block_{i}/{part}"
+        for i in range(2)
+        for part in ("attention", "attention/out", "mlp/dense_1", "mlp/dense_2")
+    }
+    kl = [cost["kl"] for cost in costs.values()]
+    assert kl == sorted(kl, reverse=True) and kl[0] > 0
+    assert "tokens" in report["sensitivity"]["int8-full-32"]
+    assert "int8-32: rounded alone" in said
+
+
+def test_a_budget_that_cannot_be_kept_leaves_no_file_and_says_which_layers(
+    tmp_path, tfvit_cli, digits_run
+):
+    options = ("--int8", "--calibrate-only", "--max-drop", "-5")
+    done = tfvit_cli("convert", digits_run, "--data", "digits", *options, "--out", tmp_path / "out")
+    assert done.code == 3
+    assert "more than --max-drop -5" in done.err and len(done.err.splitlines()) == 1
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["failed.json"]
+    failed = json.loads((tmp_path / "out/failed.json").read_text())
+    assert set(failed["sensitivity"]) >= {"embedding", "block_0/attention"}
