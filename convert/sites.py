@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 
-from convert.schemes import INTEGER, MIXED, Scheme
+from convert.schemes import FLOAT, INTEGER, MIXED, Scheme
 from tfvit.architecture import Architecture
 
 Range = tuple[float, float]
@@ -116,6 +116,8 @@ def rounded(arch: Architecture, scheme: Scheme, in_float: frozenset[str]) -> dic
     def rounds(site: Site) -> bool:
         if scheme.activations == INTEGER:
             return True
+        if scheme.activations == FLOAT:
+            return False
         if not site.kernel and scheme.activations != MIXED:
             return False
         return site.layers is not None and any(name not in in_float for name in site.layers)

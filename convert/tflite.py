@@ -51,9 +51,9 @@ def write(
         aeq = quantizer.Quantizer(model)
         if scheme.activations == DYNAMIC:
             _dynamic(aeq, file, scheme, arch, in_float)
-            return bytes(aeq.quantize().quantized_model)
+            return bytes(aeq.quantize(None, None, False, False).quantized_model)
         statistics = _static(aeq, file, scheme, arch, ranges or {}, in_float)
-        return bytes(aeq.quantize(statistics).quantized_model)
+        return bytes(aeq.quantize(statistics, None, False, False).quantized_model)
 
 
 def _float_model(weights: Weights, arch: Architecture, half: bool = False) -> bytes:
