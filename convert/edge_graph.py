@@ -129,6 +129,7 @@ def forward(
     pixels: tf.Tensor,
     arch: Architecture,
     quantize: Quantize = lambda name, x: x,
+    epsilon: float | None = None,
 ) -> tf.Tensor:
     """Logits [batch, classes] of grey levels [batch, height, width, 3], the batch static.
 
@@ -136,7 +137,9 @@ def forward(
 
     w: folded weights, as arrays or variables.
     quantize: called at every site of `convert.sites`, with the tensor that the device will hold there.
+    epsilon: of the norms; None is the architecture's.
     """
+    epsilon = arch.layer_norm_epsilon if epsilon is None else epsilon
     batch, (rows, columns), patch = pixels.shape[0], arch.grid, arch.patch_size
     heads, head_dim, width = arch.heads, arch.head_dim, arch.width
 
@@ -148,13 +151,14 @@ def forward(
 
     def dense(name: str, x: tf.Tensor) -> tf.Tensor:  # [b * n, in] -> [b * n, out]
         kernel, bias = quantize(f"{name}/kernel", w[f"{name}/kernel"]), w.get(f"{name}/bias")
-        return held(f"{name}/output", _affine, x, kernel, bias)
+        return held(f"{name}/output", _affine, quantize(f"{name}/rows", x), kernel, bias)
 
     def norm(name: str, x: tf.Tensor, output: str) -> tf.Tensor:
         """RMS norm over the channels: LayerNorm without its affine part, of what is centred already."""
         square = held(f"{name}/square", tf.multiply, x, x)
-        mean = held(f"{name}/mean", _mean, square, arch.layer_norm_epsilon)
-        return held(output, tf.multiply, x, held(f"{name}/rsqrt", tf.math.rsqrt, mean))
+        mean = held(f"{name}/mean", tf.reduce_mean, square, axis=-1, keepdims=True)
+        rsqrt = held(f"{name}/rsqrt", _rsqrt, mean, epsilon)
+        return held(output, tf.multiply, x, rsqrt)
 
     def split(y: tf.Tensor) -> tf.Tensor:  # [b * n, d] -> [b, heads, n, head_dim]
         return tf.transpose(tf.reshape(y, [batch, -1, heads, head_dim]), [0, 2, 1, 3])
@@ -200,8 +204,8 @@ def _affine(x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor | None) -> tf.Tenso
     return y if bias is None else y + bias
 
 
-def _mean(square: tf.Tensor, epsilon: float) -> tf.Tensor:
-    return tf.reduce_mean(square, axis=-1, keepdims=True) + epsilon
+def _rsqrt(mean: tf.Tensor, epsilon: float) -> tf.Tensor:
+    return tf.math.rsqrt(mean + epsilon if epsilon else mean)
 
 
 def _tokens(x: tf.Tensor, positions: tf.Tensor, class_token: tf.Tensor | None) -> tf.Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.metadata
 import shlex
 import sys
@@ -13,13 +12,13 @@ from pathlib import Path
 import click
 import tensorflow as tf
 
-from convert import metadata, sensitivity, tune, verify
+from convert import budget, metadata, sensitivity, tune, verify
 from convert import model as models
 from convert.model import Model
 from convert.report import page
-from convert.schemes import SCHEMES, Scheme
+from convert.schemes import FLOAT, SCHEMES, Scheme
 from convert.tune import Quantized
-from edge_demo.errors import GateError, UserError
+from edge_demo.errors import UserError
 from edge_demo.metadata import LABELS_FILE
 from tfvit.data import Source
 from tfvit.evaluate import classification
@@ -57,8 +56,9 @@ def export(
     hungry = [scheme.name for scheme in schemes if scheme.needs_data]
     if hungry and (source is None or source.train is None):
         raise UserError(f"{hungry[0]} needs --data: training images to calibrate and to tune on")
-    if max_drop is not None and source is None:
-        raise UserError("--max-drop needs --data: held-out images to measure on")
+    for flag, wanted in (("--max-drop", max_drop is not None), ("--sensitivity", with_sensitivity)):
+        if wanted and (source is None or source.train is None):
+            raise UserError(f"{flag} needs --data: images to measure on")
     chosen = list(dict.fromkeys((SCHEMES["float32"], *schemes)))
     readings = [models.read(folder, size) for size in image_sizes]
     if source:
@@ -70,40 +70,34 @@ def export(
             say(
                 f"{folder}: {model.architecture.name}, {model.size} pixels, {len(model.labels)} classes"
             )
-            all_quantized = tune.quantize(model, chosen, source, options, strategy, say)
-            paths, simulate = {}, {}
-            for quantized in all_quantized:
+            written: dict[str, Quantized] = {}
+            for quantized in tune.quantize(model, chosen, source, options, strategy, say):
                 stem = quantized.scheme.name + (f"-{model.size}" if len(readings) > 1 else "")
-                costs = {}
-                if with_sensitivity and quantized.ranges:
-                    costs = _sensitivity(model, quantized, source, options.seed)
+                if with_sensitivity and quantized.scheme.activations != FLOAT:
+                    pixels = tune.sample(model, source, sensitivity.IMAGES, options.seed)
+                    costs = sensitivity.measure(model, quantized, pixels)
                     report.setdefault("sensitivity", {})[stem] = costs
-                path = staging / f"{stem}.tflite"
-                if max_drop is not None and stem != next(iter(paths), stem):
-                    float_file = next(iter(paths.values()))
+                if max_drop is None or not written:
+                    _write(model, quantized, staging / f"{stem}.tflite")
+                else:
+                    float_file, path = (
+                        staging / f"{s}.tflite" for s in (next(iter(written)), stem)
+                    )
                     quantized = _within(
-                        *(
-                            model,
-                            quantized,
-                            costs,
-                            path,
-                            float_file,
-                            source,
-                            max_drop,
-                            options.seed,
-                        ),
+                        *(model, quantized, source, options.seed, max_drop, float_file, path),
                         failed=out / FAILED,
                         say=say,
                     )
-                _write(model, quantized, path)
-                paths[stem] = path
-                if quantized.training:
-                    simulate[stem] = quantized.simulate(model)
+                written[stem] = quantized
+            paths = {stem: staging / f"{stem}.tflite" for stem in written}
+            rounded = {s: q for s, q in written.items() if q.scheme.activations != FLOAT}
+            simulate = {stem: quantized.simulate(model) for stem, quantized in rounded.items()}
             entries = verify.measure(model, paths, source, simulate, examples=examples)
-            for (stem, path), quantized in zip(paths.items(), all_quantized):
+            for stem, path in paths.items():
                 if "accuracy" in entries[stem]:
                     metadata.describe(path, accuracy=entries[stem]["accuracy"])
-                entries[stem] |= {**verify.content(path), "quantization": _record(quantized)}
+                record = _record(written[stem])
+                entries[stem] |= {**verify.content(path), "quantization": record}
             report["files"] |= entries
         first = readings[0]
         (staging / LABELS_FILE).write_text(metadata.labels_text(first.labels), "utf-8")
@@ -145,54 +139,31 @@ def _record(quantized: Quantized) -> dict:
     return {**quantized.training, **kept}
 
 
-def _sensitivity(model: Model, quantized: Quantized, source: Source, seed: int) -> dict:
-    pixels = tune.sample(model, source, sensitivity.IMAGES, seed)
-    return sensitivity.measure(model, quantized, pixels)
-
-
 def _within(
     model: Model,
     quantized: Quantized,
-    costs: dict,
-    path: Path,
-    float_file: Path,
     source: Source,
-    max_drop: float,
     seed: int,
+    max_drop: float,
+    float_file: Path,
+    path: Path,
     *,
     failed: Path,
     say: Callable[[str], None],
 ) -> Quantized:
-    """With as many layers returned to float as its file needs to lose at most `max_drop` points."""
-    name = quantized.scheme.name
+    """Writes the file with as many layers in float as it needs to lose at most `max_drop` points."""
     reference = verify.top1(model, float_file, source)
 
-    def drop(in_float: tuple[str, ...]) -> float:
-        _write(model, dataclasses.replace(quantized, in_float=in_float), path)
+    def drop(candidate: Quantized) -> float:
+        _write(model, candidate, path)
         return 100 * (reference - verify.top1(model, path, source))
 
-    lost = drop(())
-    if lost <= max_drop:
-        return quantized
-    say(f"{name}: loses {lost:.2f} points of top-1, more than {max_drop:g}; looking for the layers")
-    costs = costs or _sensitivity(model, quantized, source, seed)
-    tried: dict[int, float] = {}
-
-    def within(in_float: tuple[str, ...]) -> bool:
-        tried[len(in_float)] = drop(in_float)
-        say(f"{name}: loses {tried[len(in_float)]:.2f} points with {len(in_float)} layers in float")
-        return tried[len(in_float)] <= max_drop
-
-    in_float = sensitivity.mix(quantized, costs, within)
-    if in_float is None:
-        write_json(failed, {"file": path.name, "drop": lost, "tried": tried, "sensitivity": costs})
-        best = min([lost, *tried.values()])
-        worst = ", ".join(list(costs)[:3])
-        raise GateError(
-            f"{path.name}: loses {best:.2f} points of top-1 against float32, more than --max-drop "
-            f"{max_drop:g}; most costly are {worst} (all in {failed}); raise --qat-steps or --max-drop"
+    def costs() -> dict:
+        return sensitivity.measure(
+            model, quantized, tune.sample(model, source, sensitivity.IMAGES, seed)
         )
-    return dataclasses.replace(quantized, in_float=in_float)
+
+    return budget.keep(quantized, max_drop, drop, costs, failed, say)
 
 
 def _origin(model: Model) -> dict:

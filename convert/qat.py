@@ -44,6 +44,9 @@ class KernelQuantizer(quantizers.Quantizer):
         blocks = tf.reshape(inputs, [rows // block, block, columns])
         blocks = tf.reshape(tf.transpose(blocks, [1, 0, 2]), [block, -1])
         limit = tf.maximum(tf.reduce_max(tf.abs(tf.stop_gradient(blocks)), axis=0), 1e-12)
+        if self.block:  # a block's scale is kept in 16 bits, of a precision that both formats have
+            steps = 2 ** (self.bits - 1) - 1
+            limit = steps * tf.cast(tf.cast(limit / steps, tf.bfloat16), tf.float32)
         blocks = tf.quantization.fake_quant_with_min_max_vars_per_channel(
             blocks, -limit, limit, num_bits=self.bits, narrow_range=True
         )
@@ -52,6 +55,24 @@ class KernelQuantizer(quantizers.Quantizer):
 
     def get_config(self) -> dict:
         return {"bits": self.bits, "block": self.block}
+
+
+class RowQuantizer(quantizers.Quantizer):
+    """Rounds each row of a tensor [rows, n] to int8 by its own range, as XNNPACK's dynamic kernels do."""
+
+    def build(self, tensor_shape, name, layer) -> dict:
+        return {}
+
+    def __call__(self, inputs: tf.Tensor, training: bool, weights: dict, **kwargs) -> tf.Tensor:
+        low = tf.minimum(tf.reduce_min(inputs, axis=-1, keepdims=True), 0.0)
+        high = tf.maximum(tf.reduce_max(inputs, axis=-1, keepdims=True), 0.0)
+        step = tf.maximum((high - low) / 255, 1e-12)
+        zero_point = tf.round(-128 - low / step)
+        held = tf.clip_by_value(tf.round(inputs / step) + zero_point, -128, 127)
+        return inputs + tf.stop_gradient((held - zero_point) * step - inputs)
+
+    def get_config(self) -> dict:
+        return {}
 
 
 def rounding(
@@ -68,8 +89,10 @@ def rounding(
     rounded = sites.rounded(arch, scheme, in_float)
 
     def quantizer(name: str, site: sites.Site, x: tf.Tensor) -> quantizers.Quantizer:
+        if site.rows:
+            return RowQuantizer()
         if not site.kernel:
-            return quantizers.FixedQuantizer(8, *ranges[name], narrow_range=False)
+            return quantizers.FixedQuantizer(8, *(site.fixed or ranges[name]), narrow_range=False)
         if blockwise(scheme, name.removesuffix("/kernel"), x.shape[0]):
             return KernelQuantizer(4, BLOCK)
         return KernelQuantizer(8)
@@ -113,7 +136,7 @@ def calibrate(
     method: "minmax", the extremes of all; "average", the mean over the batches of their extremes;
         "percentile", the mean over the batches of what all but 0.01 % of the values are within.
     """
-    known = {name: site for name, site in sites.sites(arch).items() if not site.kernel}
+    known = sites.ranged(arch)
     share = percentile / 100 if method == "percentile" else 1.0
 
     @tf.function

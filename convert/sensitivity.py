@@ -1,8 +1,6 @@
-"""What rounding each layer costs on its own, and which layers to return to float for it."""
+"""What rounding each layer costs on its own."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
@@ -83,23 +81,3 @@ def _cost(reference: np.ndarray, found: np.ndarray) -> dict[str, float]:
 def _shifted(logits: np.ndarray) -> np.ndarray:
     logits = logits.astype(np.float64)
     return logits - logits.max(-1, keepdims=True)
-
-
-def mix(
-    quantized: Quantized,
-    costs: dict[str, dict[str, float]],
-    within: Callable[[tuple[str, ...]], bool],
-) -> tuple[str, ...] | None:
-    """The fewest layers to keep in float, of 1, 2, 4, ... the most costly, for `within` to hold.
-
-    None if half of the layers are not enough, or a scheme with nothing in float has none to give.
-    """
-    if quantized.scheme.activations == INTEGER:
-        return None
-    count = 1
-    while count <= max(1, len(costs) // 2):
-        chosen = tuple(list(costs)[:count])
-        if within(chosen):
-            return chosen
-        count *= 2
-    return None

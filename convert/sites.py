@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 
-from convert.schemes import FLOAT, INTEGER, MIXED, Scheme
+from convert.schemes import DYNAMIC, INTEGER, MIXED, Scheme
 from tfvit.architecture import Architecture
 
 Range = tuple[float, float]
@@ -23,12 +23,15 @@ class Site:
 
     layers: the layers (`layers`) that read or write it; it is rounded if one of them is in integers.
         None: a tensor between layers, rounded only where the whole graph is in integers.
-    kernel: a weight, rounded per output channel with its own range. symmetric: zero point 0.
+    kernel: a weight, rounded per output channel with its own range.
+    rows: what a dense layer reads, rounded by the runtime with a range for each row as it comes.
+    symmetric: zero point 0.
     fixed: its range is known and not calibrated. fixed_integer: so where the whole graph is integer.
     """
 
     layers: tuple[str, ...] | None
     kernel: bool = False
+    rows: bool = False
     symmetric: bool = False
     fixed: Range | None = None
     fixed_integer: Range | None = None
@@ -65,11 +68,17 @@ def sites(arch: Architecture) -> dict[str, Site]:
     return dict(_sites(arch))
 
 
+def ranged(arch: Architecture) -> dict[str, Site]:
+    """The sites whose range is one for all images: known or calibrated."""
+    return {name: site for name, site in _sites(arch) if not site.kernel and not site.rows}
+
+
 def _sites(arch: Architecture) -> Iterator[tuple[str, Site]]:
     def dense(name: str, **output) -> Iterator[tuple[str, Site]]:
         layer = dense_layers(arch)[name]
         used = (layer,) if layer else None
         yield f"{name}/kernel", Site(used, kernel=True)
+        yield f"{name}/rows", Site(used, rows=True)
         yield f"{name}/output", Site(used, **output)
 
     def norm(name: str) -> Iterator[tuple[str, Site]]:
@@ -115,11 +124,17 @@ def rounded(arch: Architecture, scheme: Scheme, in_float: frozenset[str]) -> dic
 
     def rounds(site: Site) -> bool:
         if scheme.activations == INTEGER:
-            return True
-        if scheme.activations == FLOAT:
-            return False
-        if not site.kernel and scheme.activations != MIXED:
-            return False
-        return site.layers is not None and any(name not in in_float for name in site.layers)
+            return not site.rows
+        if scheme.activations == DYNAMIC:
+            return (site.kernel or site.rows) and not in_float.issuperset(site.layers or [None])
+        if scheme.activations == MIXED:
+            return (
+                not site.rows and site.layers is not None and not in_float.issuperset(site.layers)
+            )
+        return False
 
-    return {name: site for name, site in sites(arch).items() if rounds(site)}
+    found = {name: site for name, site in sites(arch).items() if rounds(site)}
+    if scheme.activations == INTEGER:
+        for name, site in found.items():
+            found[name] = dataclasses.replace(site, fixed=site.fixed_integer or site.fixed)
+    return found

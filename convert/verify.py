@@ -110,15 +110,18 @@ def logits(path: Path, pixels: np.ndarray) -> np.ndarray:
 def difference(found: np.ndarray, reference: np.ndarray) -> dict[str, float]:
     """How far logits [n, classes] are from others.
 
-    max_difference; largest: of the reference; snr_db: power of the reference, each image's mean taken
-    off, over the power of the error; agreement: share of images with the same top-1.
+    max_difference, and the same in steps: 255ths of the reference's range; largest: of the reference;
+    snr_db: power of the reference, each image's mean taken off, over the power of the error;
+    agreement: share of images with the same top-1.
     """
+    worst = np.abs(found - reference).max()
     error = np.square(found - reference, dtype=np.float64).mean()
     centred = reference - reference.mean(axis=-1, keepdims=True)
     signal = np.square(centred, dtype=np.float64).mean()
     return {
         "images": len(found),
-        "max_difference": float(np.abs(found - reference).max()),
+        "max_difference": float(worst),
+        "steps": float(255 * worst / max(np.ptp(reference), 1e-30)),
         "largest": float(np.abs(reference).max()),
         "snr_db": float(10 * np.log10(max(signal, 1e-30) / max(error, 1e-30))),
         "agreement": _agreement(found, reference),

@@ -9,7 +9,7 @@ metadata.py    labels, preprocessing and provenance inside a .tflite
 classifier.py  a .tflite in, labelled scores out
 cli.py         the `edge-demo` command
 errors.py      UserError: one line, exit code 2
-quiet.py       silence for C++ greetings
+quiet.py       silence for libraries that greet
 """
 
 from edge_demo.classifier import Classifier

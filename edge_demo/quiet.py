@@ -1,4 +1,4 @@
-"""Silence for C++ libraries that write greetings past Python's streams."""
+"""Silence for libraries that write greetings and bars, in C++ past Python's streams."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Sends file descriptors 1 and 2 to nowhere within the block; exceptions pass as ever."""
+    """Sends both outputs to nowhere within the block; exceptions pass as ever."""
     for stream in filter(None, (sys.stdout, sys.stderr)):
         stream.flush()
     saved = [os.dup(1), os.dup(2)]
@@ -18,7 +18,8 @@ def quiet() -> Iterator[None]:
         try:
             for descriptor in (1, 2):
                 os.dup2(sink.fileno(), descriptor)
-            yield
+            with contextlib.redirect_stdout(sink), contextlib.redirect_stderr(sink):
+                yield
         finally:
             for stream in filter(None, (sys.stdout, sys.stderr)):
                 stream.flush()

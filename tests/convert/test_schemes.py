@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from ai_edge_litert import schema_py_generated as schema
+from ai_edge_litert.interpreter import Interpreter
 
 import tfvit
 from convert import edge_graph, qat, sites, tflite
+from convert import model as models
 from convert.delegation import delegation
-from convert.schemes import DYNAMIC, REFUSED, SCHEMES
+from convert.schemes import REFUSED, SCHEMES
 from edge_demo import Classifier
 from tfvit.data import DataOptions, open_source, pipeline
 from tfvit.vit import named_weights
@@ -54,7 +56,7 @@ def parsed(content):
 
 
 def answers(content, pixels):
-    interpreter = tf.lite.Interpreter(model_content=content)
+    interpreter = Interpreter(model_content=content)
     interpreter.allocate_tensors()
     source, target = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
     logits = []
@@ -66,23 +68,25 @@ def answers(content, pixels):
     return (np.array(logits) - zero_point) * scale if scale else np.array(logits)
 
 
-@pytest.mark.xfail(
-    strict=False, reason="open: int8, int8-full, int4 are further from their simulation"
-)
+@pytest.fixture(scope="module")
+def trained(digits_run):
+    """(architecture, folded weights, ranges) of a trained model, whose logits mean something."""
+    model = models.read(digits_run / "best")
+    folded = edge_graph.fold(model.weights, model.architecture, model.preprocess)
+    ranges = qat.calibrate(folded, model.architecture, [digits(64)], "minmax", lambda: None)
+    return model.architecture, folded, ranges
+
+
 @pytest.mark.parametrize("name", SCHEMES)
-def test_a_file_answers_as_it_is_simulated(graph, name):
-    arch, folded, ranges = graph
-    pixels, scheme = digits(32), SCHEMES[name]
+def test_a_file_answers_as_it_is_simulated(trained, name):
+    arch, folded, ranges = trained
+    pixels, scheme = digits(64), SCHEMES[name]
     found = answers(tflite.write(scheme, folded, arch, ranges), pixels)
     simulated = qat.simulate(folded, arch, qat.rounding(arch, scheme, ranges))(pixels)
-    step = np.ptp(simulated) / 255
-    assert np.ptp(simulated) > 1
-    # The runtime also rounds what a dynamic layer reads, row by row, which is not simulated.
-    # Integer norms and softmax have kernels of their own rounding: 7.6 steps were seen.
-    coarse = {"float32": 0.01, "float16": 0.5, "int8-full": 10}
-    steps = coarse.get(name, 8 if scheme.activations == DYNAMIC else 4)
-    assert np.abs(found - simulated).max() <= steps * step
-    assert np.sqrt(np.mean((found - simulated) ** 2)) <= steps / 2 * step
+    steps = np.abs(found - simulated) / np.ptp(simulated) * 255
+    assert np.ptp(simulated) > 5
+    # A value on the border between two steps may fall to either side; nothing else differs.
+    assert np.quantile(steps, 0.99) <= 2 and steps.max() <= 3
 
 
 def test_int8_full_has_no_float_between_its_ends(graph):
@@ -137,13 +141,13 @@ def test_layers_in_float_are_so_in_the_file_and_in_the_simulation(graph):
     assert np.abs(answers(content, pixels) - simulated).max() <= 4 * np.ptp(simulated) / 255
 
 
-@pytest.mark.xfail(strict=False, reason="open: the bounds are not those of so small a model")
 def test_sizes_of_the_files(graph):
     arch, folded, ranges = graph
     size = {n: len(tflite.write(s, folded, arch, ranges)) for n, s in SCHEMES.items()}
     weights = sum(value.nbytes for name, value in folded.items() if name.endswith("/kernel"))
     assert 0.4 * weights < size["float32"] - size["float16"] < 0.6 * weights
-    assert 0.7 * weights < size["float32"] - size["int8"] < 0.76 * weights
+    assert 0.7 * weights < size["float32"] - size["dynamic"] < 0.75 * weights
+    assert 0.6 * weights < size["float32"] - size["int8"] < 0.75 * weights
     assert size["int4-dynamic"] < size["dynamic"] - 0.03 * weights
 
 
@@ -160,21 +164,24 @@ def test_calibration_by_hand(graph, method):
     for batch in batches:
         edge_graph.forward(folded, tf.constant(batch, tf.float32), arch, note)
     ranges = qat.calibrate(folded, arch, batches, method, lambda: None)
-    known = {n: s for n, s in sites.sites(arch).items() if not s.kernel}
+    known = {n: s for n, s in sites.sites(arch).items() if not s.kernel and not s.rows}
     assert set(ranges) == set(known)
     for name, site in known.items():
         if site.fixed:
             assert ranges[name] == site.fixed
             continue
-        share = 99.99 if method == "percentile" else 100
-        ends = [(np.percentile(x, 100 - share), np.percentile(x, share)) for x in seen[name]]
         combine = (np.min, np.max) if method == "minmax" else (np.mean, np.mean)
+        beyond = {
+            x.size: round(x.size / 10_000) or 1 if method == "percentile" else 1 for x in seen[name]
+        }
+        ends = [np.sort(x)[[beyond[x.size] - 1, -beyond[x.size]]] for x in seen[name]]
         low, high = (f(values) for f, values in zip(combine, zip(*ends)))
         low, high = min(low, 0), max(high, 0)
         if site.symmetric:
             step = max(-low, high) / 127
             low, high = -128 * step, 127 * step
-        wide = 0.05 * (high - low) if method == "percentile" else 1e-4 * (high - low) + 1e-5
+        sampled = method == "percentile" and seen[name][0].size > qat.SAMPLE
+        wide = (0.05 if sampled else 1e-4) * (high - low) + 1e-5
         assert ranges[name] == pytest.approx((low, high), abs=float(wide)), name
 
 
