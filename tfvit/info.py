@@ -115,10 +115,11 @@ def lines(description: dict) -> list[str]:
         found += [f"  operators   {counts}"]
     labels = ", ".join(d["labels"][:10]) + (", ..." if len(d["labels"]) > 10 else "")
     spec = d["preprocess"]
+    mean, std = ([round(level, 4) for level in spec[name]] for name in ("mean", "std"))
     found += [
         f"  labels      {len(d['labels'])}: {labels}",
         f"  preprocess  {spec['resize']} to {spec['height']}x{spec['width']}, "
-        f"{spec['interpolation']}, mean {spec['mean']}, std {spec['std']}",
+        f"{spec['interpolation']}, mean {mean}, std {std}",
     ]
     origin = d["provenance"].get("checkpoint", d["provenance"])
     if "imported" in origin:
