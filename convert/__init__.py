@@ -1,9 +1,12 @@
 """A trained checkpoint -> files for devices, with evidence.
 
+model.py       a checkpoint at the resolution of the device
 edge_graph.py  the exact rewrite of the float model that everything is exported from
-schemes.py     the table of quantization schemes
-qat.py         quantization-aware fine-tuning of the edge graph with tfmot quantizers
-tflite.py      the .tflite writers
+sites.py       its tensors that some scheme rounds, by name;  schemes.py  the table of schemes
+qat.py         calibration and quantization-aware fine-tuning of the edge graph with tfmot quantizers
+tune.py        both for each scheme of an export
+sensitivity.py what rounding each layer costs;  budget.py  returns the costly ones to float
+tflite.py      the .tflite writer
 metadata.py    labels, preprocessing and provenance into a .tflite: TFLite Metadata, for MediaPipe too
 metadata_schema.py  the part of it that is a flatbuffer;  flatbuffer.py writes and inserts such
 verify.py      what the written files do: parity, accuracy, speed, memory; the gate

@@ -1,12 +1,12 @@
 """Quantization-aware fine-tuning of the edge graph: tfmot quantizers, the float graph as teacher.
 
-Ranges of the activations are calibrated first and then frozen; the weights are trained with their own
-per-channel ranges, each in units of its own size so that one learning rate suits all.
+Ranges of the activations are calibrated first, then trained with the weights, then frozen in the file;
+the weights have ranges of their own, per channel.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 import tensorflow as tf
@@ -23,6 +23,7 @@ from tfvit.optimizer import WarmupCosine
 
 quantizers = tfmot.quantization.keras.quantizers
 SAMPLE = 2**16  # values of a tensor that a percentile is taken from
+RANGES_FASTER = 10.0  # learning rate of a range, over that of a weight
 
 
 class KernelQuantizer(quantizers.Quantizer):
@@ -75,10 +76,32 @@ class RowQuantizer(quantizers.Quantizer):
         return {}
 
 
+class StepQuantizer(quantizers.Quantizer):
+    """Rounds a tensor to int8 in a range that may be trained: the gradient reaches its step too.
+
+    Source: Learned Step Size Quantization, arXiv 1902.08153, equation 3.
+    """
+
+    def __init__(self, low: float | tf.Tensor, high: float | tf.Tensor) -> None:
+        self.low, self.high = low, high
+
+    def build(self, tensor_shape, name, layer) -> dict:
+        return {}
+
+    def __call__(self, inputs: tf.Tensor, training: bool, weights: dict, **kwargs) -> tf.Tensor:
+        step = (self.high - self.low) / 255
+        zero_point = tf.stop_gradient(tf.round(-128 - self.low / step))
+        inside = tf.clip_by_value(inputs / step, -128 - zero_point, 127 - zero_point)
+        return (inside + tf.stop_gradient(tf.round(inside) - inside)) * step
+
+    def get_config(self) -> dict:
+        return {"low": float(self.low), "high": float(self.high)}
+
+
 def rounding(
     arch: Architecture,
     scheme: Scheme,
-    ranges: dict[str, Range],
+    ranges: Mapping[str, tuple[float | tf.Tensor, float | tf.Tensor]],
     in_float: frozenset[str] = frozenset(),
 ) -> Quantize:
     """What a scheme's file does to the tensors of the edge graph: `edge_graph.forward` takes it.
@@ -92,7 +115,7 @@ def rounding(
         if site.rows:
             return RowQuantizer()
         if not site.kernel:
-            return quantizers.FixedQuantizer(8, *(site.fixed or ranges[name]), narrow_range=False)
+            return StepQuantizer(*(site.fixed or ranges[name]))
         if blockwise(scheme, name.removesuffix("/kernel"), x.shape[0]):
             return KernelQuantizer(4, BLOCK)
         return KernelQuantizer(8)
@@ -186,7 +209,8 @@ def _ends(x: tf.Tensor, share: float) -> tf.Tensor:
 def finetune(
     weights: Weights,
     arch: Architecture,
-    quantize: Quantize,
+    scheme: Scheme,
+    ranges: dict[str, Range],
     batches: Iterable[tf.Tensor],
     *,
     steps: int,
@@ -194,24 +218,23 @@ def finetune(
     strategy: tf.distribute.Strategy,
     xla: bool = True,
     advance: Callable[[float], object],
-) -> tuple[Weights, list[float]]:
-    """Trains the rounded graph to answer as the float graph does (distillation).
+) -> tuple[Weights, dict[str, Range], list[float]]:
+    """Trains weights and ranges so that the rounded graph answers as the float graph does (distillation).
 
     batches: grey levels [b, h, w, 3], distributed by `strategy`. learning_rate: peak, relative to the
-    size of each weight. advance: called with the loss of each step.
-    Returns the weights and the losses: Kullback-Leibler divergence from the teacher, in nats.
+    size of each weight, and RANGES_FASTER times that for the ranges; it ends at zero, which freezes them.
+    advance: called with the loss of each step.
+    Returns the weights, the ranges and the losses: Kullback-Leibler divergence from the teacher, in nats.
     Raises UserError if the loss stops being a number.
     """
-    scales = {name: max(_rms(value), 1e-8) for name, value in weights.items()}
+    start = trainable(weights, arch, scheme, ranges)
     with strategy.scope():
-        units = {
-            name: tf.Variable(value / scales[name], name=name) for name, value in weights.items()
-        }
+        units = {name: tf.Variable(unit, name=name) for name, (unit, _) in start.items()}
         schedule = WarmupCosine(learning_rate, steps // 10, steps)
         adam = keras.optimizers.Adam(schedule, jit_compile=False)
         adam.build(list(units.values()))
     forward_backward = tf.function(
-        make_forward_backward(weights, scales, arch, quantize), jit_compile=xla
+        make_forward_backward(weights, arch, scheme, ranges), jit_compile=xla
     )
 
     def replica_step(pixels: tf.Tensor) -> tf.Tensor:
@@ -235,25 +258,51 @@ def finetune(
         if not np.isfinite(losses[-1]):
             raise UserError(f"quantization-aware loss is {losses[-1]}; try a lower --qat-lr")
         advance(losses[-1])
-    return {name: unit.numpy() * scales[name] for name, unit in units.items()}, losses
+    found = {name: unit.numpy() * start[name][1] for name, unit in units.items()}
+    ranges = {name: _scaled(ends, found.get(name)) for name, ends in ranges.items()}
+    return {name: found[name] for name in weights}, ranges, losses
+
+
+def trainable(
+    weights: Weights, arch: Architecture, scheme: Scheme, ranges: dict[str, Range]
+) -> dict[str, tuple[np.ndarray, float]]:
+    """What is trained, by name, as (start, unit): the value is their product.
+
+    Weights, each in units of its own size so that one learning rate suits all; and for each range that
+    is not fixed, by the site's name, the factor that it is stretched by.
+    """
+    units = {name: max(_rms(value), 1e-8) for name, value in weights.items()}
+    start = {name: (value / units[name], units[name]) for name, value in weights.items()}
+    for name, site in sites.rounded(arch, scheme, frozenset()).items():
+        if name in ranges and not site.fixed:
+            start[name] = (np.float32(1 / RANGES_FASTER), RANGES_FASTER)
+    return start
 
 
 def make_forward_backward(
-    teacher: Weights, scales: dict[str, float], arch: Architecture, quantize: Quantize
+    teacher: Weights, arch: Architecture, scheme: Scheme, ranges: dict[str, Range]
 ) -> Callable:
-    """The function (pixels, weights in units of `scales`) -> (loss, gradients by name)."""
+    """The function (pixels, `trainable` tensors in their units) -> (loss, gradients by name)."""
+    units = {name: unit for name, (_, unit) in trainable(teacher, arch, scheme, ranges).items()}
 
-    def forward_backward(pixels: tf.Tensor, units: dict) -> tuple[tf.Tensor, dict]:
+    def forward_backward(pixels: tf.Tensor, values: dict) -> tuple[tf.Tensor, dict]:
         pixels = tf.cast(pixels, tf.float32)
         target = tf.nn.log_softmax(edge_graph.forward(teacher, pixels, arch))
         with tf.GradientTape() as tape:
-            tape.watch(units)
-            weights = {name: unit * scales[name] for name, unit in units.items()}
-            found = tf.nn.log_softmax(edge_graph.forward(weights, pixels, arch, quantize))
+            tape.watch(values)
+            now = {name: value * units[name] for name, value in values.items()}
+            stretched = {name: _scaled(ends, now.get(name)) for name, ends in ranges.items()}
+            quantize = rounding(arch, scheme, stretched)
+            found = tf.nn.log_softmax(edge_graph.forward(now, pixels, arch, quantize))
             loss = tf.reduce_mean(tf.reduce_sum(tf.exp(target) * (target - found), axis=-1))
-        return loss, tape.gradient(loss, units)
+        return loss, tape.gradient(loss, values, unconnected_gradients="zero")
 
     return forward_backward
+
+
+def _scaled(ends: Range, factor: tf.Tensor | None) -> tuple:
+    """A range stretched around zero, which keeps its zero point."""
+    return ends if factor is None else (ends[0] * factor, ends[1] * factor)
 
 
 def _rms(value: np.ndarray) -> float:

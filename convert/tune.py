@@ -118,9 +118,8 @@ def _quantize_one(
                 bar.set_postfix(nats=f"{loss:.1e}", refresh=False)
                 bar.update()
 
-            weights, losses = qat.finetune(
-                *(folded, model.architecture),
-                qat.rounding(model.architecture, scheme, ranges),
+            weights, ranges, losses = qat.finetune(
+                *(folded, model.architecture, scheme, ranges),
                 strategy.experimental_distribute_dataset(batches),
                 steps=steps,
                 learning_rate=rate,

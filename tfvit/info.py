@@ -66,9 +66,12 @@ def _tflite(path: Path) -> dict:
     )
     weights = collections.Counter()
     for tensor in graph.tensors:
-        data = model.buffers[tensor.buffer].data
-        if data is not None:
-            weights[types[tensor.type].lower()] += len(data)
+        buffer = model.buffers[tensor.buffer]
+        size = (
+            buffer.size if buffer.data is None else len(buffer.data)
+        )  # behind the graph, or in it
+        if size:
+            weights[types[tensor.type].lower()] += size
 
     def ports(indices) -> list[dict]:
         return [

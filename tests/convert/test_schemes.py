@@ -185,17 +185,45 @@ def test_calibration_by_hand(graph, method):
         assert ranges[name] == pytest.approx((low, high), abs=float(wide)), name
 
 
-def test_fine_tuning_brings_a_coarse_graph_back_to_its_teacher(graph):
+@pytest.mark.parametrize("ends", [(-1.0, 3.0), (-128 / 127, 1.0), (0.0, 2.5)])
+def test_steps_round_as_tensorflow_does_and_learn_as_lsq_does(ends):
+    x = np.random.default_rng(0).normal(0, 2, 1000).astype(np.float32)
+    factor = tf.constant(1.0)
+    with tf.GradientTape() as tape:
+        tape.watch([factor, variable := tf.constant(x)])
+        quantizer = qat.StepQuantizer(ends[0] * factor, ends[1] * factor)
+        y = quantizer(variable, training=True, weights={})
+    expected = tf.quantization.fake_quant_with_min_max_vars(x, *ends).numpy()
+    assert np.allclose(y, expected, atol=1e-6)
+    dx, dfactor = tape.gradient(y, [variable, factor])
+    step = (ends[1] - ends[0]) / 255
+    low, high = np.round(ends[0] / step) * step, np.round(ends[1] / step) * step
+    inside = (x > low) & (x < high)
+    assert np.array_equal(dx.numpy() == 1, inside)
+    assert float(dfactor) == pytest.approx(
+        float(np.where(inside, expected - x, expected).sum()), 1e-3
+    )
+
+
+@pytest.mark.parametrize("name", ["int8", "int8-full", "int4-dynamic"])
+def test_fine_tuning_brings_a_coarse_graph_back_to_its_teacher(graph, name):
     arch, folded, ranges = graph
-    pixels = tf.constant(digits(64))
-    strategy = tf.distribute.get_strategy()
-    quantize = qat.rounding(arch, SCHEMES["int4-dynamic"], ranges)
-    weights, losses = qat.finetune(
-        *(folded, arch, quantize, [pixels] * 40),
-        **{"steps": 40, "learning_rate": 3e-3, "strategy": strategy, "advance": lambda loss: None},
+    pixels, scheme = tf.constant(digits(64)), SCHEMES[name]
+    if scheme.calibrated:  # far too wide: what training has to find out
+        ranges = {n: (8 * low, 8 * high) for n, (low, high) in ranges.items()}
+    else:
+        ranges = {}
+    weights, trained, losses = qat.finetune(
+        *(folded, arch, scheme, ranges, [pixels] * 40),
+        **{"steps": 40, "learning_rate": 3e-3, "advance": lambda loss: None},
+        strategy=tf.distribute.get_strategy(),
     )
     assert np.mean(losses[-5:]) < 0.6 * losses[0]
-    assert set(weights) == set(folded)
+    assert set(weights) == set(folded) and set(trained) == set(ranges)
+    if scheme.calibrated:
+        low, high = ranges["block_0/attention/input"]
+        found = trained["block_0/attention/input"]
+        assert found[1] < 0.98 * high and found[0] / found[1] == pytest.approx(low / high, 1e-5)
 
 
 @pytest.mark.parametrize("name", REFUSED)
