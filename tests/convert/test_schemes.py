@@ -4,43 +4,16 @@ import json
 
 import numpy as np
 import pytest
-import tensorflow as tf
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 
-import tfvit
-from convert import edge_graph, qat, sites, tflite
-from convert import model as models
+from convert import qat, sites, tflite
 from convert.delegation import delegation
 from convert.schemes import REFUSED, SCHEMES
 from edge_demo import Classifier
-from tfvit.data import DataOptions, open_source, pipeline
-from tfvit.vit import named_weights
 
 INT8, FLOAT32, UINT8 = (getattr(schema.TensorType, t) for t in ("INT8", "FLOAT32", "UINT8"))
 NAMES = {code: name for name, code in vars(schema.BuiltinOperator).items()}
-SHAPE_OPS = {"RESHAPE", "TRANSPOSE", "STRIDED_SLICE"}
-
-
-def digits(count):
-    split = open_source(DataOptions("digits")).eval
-    spec = tfvit.PreprocessSpec(32, 32)
-    batch = next(iter(pipeline.eval_batches(split, spec, count, unreadable={})))
-    return batch["pixels"].numpy()
-
-
-@pytest.fixture(scope="module", params=["cls", "gap"])
-def graph(request):
-    """(architecture, folded weights, calibrated ranges) of a small model with nothing at zero."""
-    model = tfvit.create_model(
-        "vit-ti/8", 10, 32, width=64, depth=2, mlp_dim=96, heads=2, pooling=request.param
-    )
-    rng = np.random.default_rng(0)
-    weights = {n: v.numpy() + rng.normal(0, 0.08, v.shape) for n, v in named_weights(model).items()}
-    folded = edge_graph.fold(weights, model.architecture, model.preprocess)
-    batches = [digits(64)]
-    ranges = qat.calibrate(folded, model.architecture, batches, "minmax", lambda: None)
-    return model.architecture, folded, ranges
 
 
 def parsed(content):
@@ -68,17 +41,8 @@ def answers(content, pixels):
     return (np.array(logits) - zero_point) * scale if scale else np.array(logits)
 
 
-@pytest.fixture(scope="module")
-def trained(digits_run):
-    """(architecture, folded weights, ranges) of a trained model, whose logits mean something."""
-    model = models.read(digits_run / "best")
-    folded = edge_graph.fold(model.weights, model.architecture, model.preprocess)
-    ranges = qat.calibrate(folded, model.architecture, [digits(64)], "minmax", lambda: None)
-    return model.architecture, folded, ranges
-
-
 @pytest.mark.parametrize("name", SCHEMES)
-def test_a_file_answers_as_it_is_simulated(trained, name):
+def test_a_file_answers_as_it_is_simulated(trained, name, digits):
     arch, folded, ranges = trained
     pixels, scheme = digits(64), SCHEMES[name]
     found = answers(tflite.write(scheme, folded, arch, ranges), pixels)
@@ -128,7 +92,7 @@ def test_int8_weights_are_per_channel_and_activations_have_the_calibrated_ranges
         assert output.quantization.scale[0] == pytest.approx((high - low) / 255, rel=1e-4)
 
 
-def test_layers_in_float_are_so_in_the_file_and_in_the_simulation(graph):
+def test_layers_in_float_are_so_in_the_file_and_in_the_simulation(graph, digits):
     arch, folded, ranges = graph
     in_float = frozenset({"block_0/attention", "block_1/mlp/dense_1"})
     content = tflite.write(SCHEMES["int8"], folded, arch, ranges, in_float)
@@ -149,81 +113,6 @@ def test_sizes_of_the_files(graph):
     assert 0.7 * weights < size["float32"] - size["dynamic"] < 0.75 * weights
     assert 0.6 * weights < size["float32"] - size["int8"] < 0.75 * weights
     assert size["int4-dynamic"] < size["dynamic"] - 0.03 * weights
-
-
-@pytest.mark.parametrize("method", qat.CALIBRATIONS)
-def test_calibration_by_hand(graph, method):
-    arch, folded, _ = graph
-    batches = [digits(48)[:24], digits(48)[24:]]
-    seen = {}
-
-    def note(site, x):
-        seen.setdefault(site, []).append(np.array(x).ravel())
-        return x
-
-    for batch in batches:
-        edge_graph.forward(folded, tf.constant(batch, tf.float32), arch, note)
-    ranges = qat.calibrate(folded, arch, batches, method, lambda: None)
-    known = {n: s for n, s in sites.sites(arch).items() if not s.kernel and not s.rows}
-    assert set(ranges) == set(known)
-    for name, site in known.items():
-        if site.fixed:
-            assert ranges[name] == site.fixed
-            continue
-        combine = (np.min, np.max) if method == "minmax" else (np.mean, np.mean)
-        beyond = {
-            x.size: round(x.size / 10_000) or 1 if method == "percentile" else 1 for x in seen[name]
-        }
-        ends = [np.sort(x)[[beyond[x.size] - 1, -beyond[x.size]]] for x in seen[name]]
-        low, high = (f(values) for f, values in zip(combine, zip(*ends)))
-        low, high = min(low, 0), max(high, 0)
-        if site.symmetric:
-            step = max(-low, high) / 127
-            low, high = -128 * step, 127 * step
-        sampled = method == "percentile" and seen[name][0].size > qat.SAMPLE
-        wide = (0.05 if sampled else 1e-4) * (high - low) + 1e-5
-        assert ranges[name] == pytest.approx((low, high), abs=float(wide)), name
-
-
-@pytest.mark.parametrize("ends", [(-1.0, 3.0), (-128 / 127, 1.0), (0.0, 2.5)])
-def test_steps_round_as_tensorflow_does_and_learn_as_lsq_does(ends):
-    x = np.random.default_rng(0).normal(0, 2, 1000).astype(np.float32)
-    factor = tf.constant(1.0)
-    with tf.GradientTape() as tape:
-        tape.watch([factor, variable := tf.constant(x)])
-        quantizer = qat.StepQuantizer(ends[0] * factor, ends[1] * factor)
-        y = quantizer(variable, training=True, weights={})
-    expected = tf.quantization.fake_quant_with_min_max_vars(x, *ends).numpy()
-    assert np.allclose(y, expected, atol=1e-6)
-    dx, dfactor = tape.gradient(y, [variable, factor])
-    step = (ends[1] - ends[0]) / 255
-    low, high = np.round(ends[0] / step) * step, np.round(ends[1] / step) * step
-    inside = (x > low) & (x < high)
-    assert np.array_equal(dx.numpy() == 1, inside)
-    assert float(dfactor) == pytest.approx(
-        float(np.where(inside, expected - x, expected).sum()), 1e-3
-    )
-
-
-@pytest.mark.parametrize("name", ["int8", "int8-full", "int4-dynamic"])
-def test_fine_tuning_brings_a_coarse_graph_back_to_its_teacher(graph, name):
-    arch, folded, ranges = graph
-    pixels, scheme = tf.constant(digits(64)), SCHEMES[name]
-    if scheme.calibrated:  # far too wide: what training has to find out
-        ranges = {n: (8 * low, 8 * high) for n, (low, high) in ranges.items()}
-    else:
-        ranges = {}
-    weights, trained, losses = qat.finetune(
-        *(folded, arch, scheme, ranges, [pixels] * 40),
-        **{"steps": 40, "learning_rate": 3e-3, "advance": lambda loss: None},
-        strategy=tf.distribute.get_strategy(),
-    )
-    assert np.mean(losses[-5:]) < 0.6 * losses[0]
-    assert set(weights) == set(folded) and set(trained) == set(ranges)
-    if scheme.calibrated:
-        low, high = ranges["block_0/attention/input"]
-        found = trained["block_0/attention/input"]
-        assert found[1] < 0.98 * high and found[0] / found[1] == pytest.approx(low / high, 1e-5)
 
 
 @pytest.mark.parametrize("name", REFUSED)
