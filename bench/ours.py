@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from random_vit import RandomViT
 
-from convert import edge_graph, qat, tflite
+from convert import edge_graph, equalise, qat, tflite
 from convert.schemes import SCHEMES
 
 
@@ -17,5 +17,9 @@ def ours(model: RandomViT, images: np.ndarray) -> dict[str, bytes]:
     arch = model.architecture
     folded = edge_graph.fold(model.weights, arch, model.preprocess)
     batches = [images[i : i + 8] for i in range(0, len(images), 8)]
-    ranges = qat.calibrate(folded, arch, batches, "minmax", lambda: None)
-    return {name: tflite.write(scheme, folded, arch, ranges) for name, scheme in SCHEMES.items()}
+    equal = equalise.equalise(folded, arch, equalise.outliers(folded, arch, batches, lambda: None))
+    ranges = qat.calibrate(equal, arch, batches, "minmax", lambda: None)
+    return {
+        name: tflite.write(scheme, equal if scheme.calibrated else folded, arch, ranges)
+        for name, scheme in SCHEMES.items()
+    }

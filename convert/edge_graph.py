@@ -115,13 +115,26 @@ def _fold_layer_scale(w: Weights, scale: str, dense: str) -> None:
 def _centre_residual(w: Weights, arch: Architecture) -> None:
     """LayerNorm(x) = RMSNorm(x - mean(x)), and a sum of centred terms is centred: so whatever is added
     to the residual stream has its mean over the channels taken off, once, here."""
+    for name in residual_writers(arch):
+        w[name] = w[name] - w[name].mean(axis=-1, keepdims=True)
+
+
+def residual_writers(arch: Architecture) -> list[str]:
+    """The folded weights whose last axis is the channels of the residual stream."""
     writers = ["embedding"]
     for i in range(arch.depth):
         writers += [f"block_{i}/attention/out", f"block_{i}/mlp/dense_2"]
     names = [f"{dense}/{part}" for dense in writers for part in ("kernel", "bias")]
-    names += ["position/embedding"] + ["cls/token"] * arch.prefix_tokens
-    for name in names:
-        w[name] = w[name] - w[name].mean(axis=-1, keepdims=True)
+    return names + ["position/embedding"] + ["cls/token"] * arch.prefix_tokens
+
+
+def norm_readers(arch: Architecture) -> list[str]:
+    """The dense layers that read a norm of the residual stream."""
+    readers = []
+    for i in range(arch.depth):
+        readers += [f"block_{i}/attention/{name}" for name in ("query", "key", "value")]
+        readers.append(f"block_{i}/mlp/dense_1")
+    return [*readers, "pre_logits" if arch.representation_size else "head"]
 
 
 def forward(
@@ -156,7 +169,7 @@ def forward(
     def norm(name: str, x: tf.Tensor, output: str) -> tf.Tensor:
         """RMS norm over the channels: LayerNorm without its affine part, of what is centred already."""
         square = held(f"{name}/square", tf.multiply, x, x)
-        mean = held(f"{name}/mean", tf.reduce_mean, square, axis=-1, keepdims=True)
+        mean = held(f"{name}/mean", _mean, square, w.get("residual/mean"))
         rsqrt = held(f"{name}/rsqrt", _rsqrt, mean, epsilon)
         return held(output, tf.multiply, x, rsqrt)
 
@@ -202,6 +215,13 @@ def forward(
 def _affine(x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor | None) -> tf.Tensor:
     y = tf.matmul(x, kernel)
     return y if bias is None else y + bias
+
+
+def _mean(square: tf.Tensor, weights: tf.Tensor | None) -> tf.Tensor:
+    """Mean over the channels; weighted where they were equalised (`convert.equalise`)."""
+    if weights is None:
+        return tf.reduce_mean(square, axis=-1, keepdims=True)
+    return tf.matmul(square, weights)
 
 
 def _rsqrt(mean: tf.Tensor, epsilon: float) -> tf.Tensor:

@@ -74,8 +74,7 @@ def export(
             for quantized in tune.quantize(model, chosen, source, options, strategy, say):
                 stem = quantized.scheme.name + (f"-{model.size}" if len(readings) > 1 else "")
                 if with_sensitivity and quantized.scheme.activations != FLOAT:
-                    pixels = tune.sample(model, source, sensitivity.IMAGES, options.seed)
-                    costs = sensitivity.measure(model, quantized, pixels)
+                    costs = sensitivity.measure(model, quantized, verify.sample(model, source))
                     report.setdefault("sensitivity", {})[stem] = costs
                 if max_drop is None or not written:
                     _write(model, quantized, staging / f"{stem}.tflite")
@@ -84,7 +83,7 @@ def export(
                         staging / f"{s}.tflite" for s in (next(iter(written)), stem)
                     )
                     quantized = _within(
-                        *(model, quantized, source, options.seed, max_drop, float_file, path),
+                        *(model, quantized, source, max_drop, float_file, path),
                         failed=out / FAILED,
                         say=say,
                     )
@@ -143,7 +142,6 @@ def _within(
     model: Model,
     quantized: Quantized,
     source: Source,
-    seed: int,
     max_drop: float,
     float_file: Path,
     path: Path,
@@ -159,9 +157,7 @@ def _within(
         return 100 * (reference - verify.top1(model, path, source))
 
     def costs() -> dict:
-        return sensitivity.measure(
-            model, quantized, tune.sample(model, source, sensitivity.IMAGES, seed)
-        )
+        return sensitivity.measure(model, quantized, verify.sample(model, source))
 
     return budget.keep(quantized, max_drop, drop, costs, failed, say)
 

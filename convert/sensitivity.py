@@ -11,7 +11,6 @@ from convert.schemes import INTEGER
 from convert.tune import Quantized
 from tfvit.progress import progress
 
-IMAGES = 128
 BATCH = 32
 
 
@@ -20,16 +19,17 @@ def measure(model: Model, quantized: Quantized, pixels: np.ndarray) -> dict[str,
 
     pixels: uint8 [n, h, w, 3]. Returns kl, the mean Kullback-Leibler divergence from the float graph
     in nats, and changed, the share of images with another top-1. Where the whole graph is in integers,
-    the tensors between the layers are measured too, each by its site's name.
+    what is between the layers is measured too: norms, residual sums, tokens, the head.
     """
-    arch, weights = model.architecture, quantized.weights
+    arch = model.architecture
+    weights = {name: tf.constant(value) for name, value in quantized.weights.items()}
     parts = _parts(model, quantized)
     names = list(parts)
     place = {site: i for i, (_, held) in enumerate(parts.items()) for site in held}
     round_all = qat.rounding(arch, quantized.scheme, quantized.ranges)
 
-    @tf.function
-    def forward(batch: tf.Tensor, on: tf.Tensor) -> tf.Tensor:
+    @tf.function(jit_compile=True)  # the weights an argument: XLA would round constants in advance
+    def forward(weights: dict, batch: tf.Tensor, on: tf.Tensor) -> tf.Tensor:
         def quantize(name: str, x: tf.Tensor) -> tf.Tensor:
             return tf.where(on[place[name]], round_all(name, x), x) if name in place else x
 
@@ -40,7 +40,7 @@ def measure(model: Model, quantized: Quantized, pixels: np.ndarray) -> dict[str,
 
     def logits(chosen: list[int]) -> np.ndarray:
         on = tf.constant([i in chosen for i in range(len(names))])
-        return np.concatenate([forward(batch, on).numpy() for batch in batches])
+        return np.concatenate([forward(weights, batch, on).numpy() for batch in batches])
 
     reference = logits([])
     costs = {}
@@ -52,7 +52,7 @@ def measure(model: Model, quantized: Quantized, pixels: np.ndarray) -> dict[str,
 
 
 def _parts(model: Model, quantized: Quantized) -> dict[str, list[str]]:
-    """Layer, or site between layers -> the sites that are rounded with it.
+    """Layer, or what is between layers -> the sites that are rounded with it.
 
     What two layers share counts for the first, which writes it.
     """
@@ -64,7 +64,8 @@ def _parts(model: Model, quantized: Quantized) -> dict[str, list[str]]:
         if layer in known:
             parts.setdefault(layer, []).append(name)
         elif scheme.activations == INTEGER:
-            parts.setdefault(name, []).append(name)
+            owner = name if name.endswith("/residual") else name.rpartition("/")[0] or name
+            parts.setdefault(owner, []).append(name)
     return parts
 
 

@@ -89,7 +89,8 @@ def _dynamic(
     found = tensor_sites(file, arch)
     for op in file.subgraphs[0].operators:
         dense = found[op.outputs[0]].removesuffix("/output")
-        if _kind(file, op) != "FULLY_CONNECTED" or layer_of[dense] in in_float:
+        known = _kind(file, op) == "FULLY_CONNECTED" and dense in layer_of
+        if not known or layer_of[dense] in in_float:
             continue
         blocks = blockwise(scheme, dense, file.subgraphs[0].tensors[op.inputs[1]].shape[-1])
         granularity = f"BLOCKWISE_{BLOCK}" if blocks else "CHANNELWISE"

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tensorflow as tf
 
-from convert import edge_graph, qat, tflite
+from convert import edge_graph, equalise, qat, tflite
 from convert.edge_graph import Weights
 from convert.model import Model
 from convert.schemes import Scheme
@@ -74,17 +74,20 @@ def quantize(
     """Calibrates and fine-tunes the edge graph for each scheme, each from the float weights."""
     tf.keras.utils.set_random_seed(options.seed)
     folded = edge_graph.fold(model.weights, model.architecture, model.preprocess)
-    ranges = {}
+    equal, ranges = folded, {}
     if any(scheme.calibrated for scheme in schemes):
-        batch = min(options.batch_size, source.train.size)
+        arch, batch = model.architecture, min(options.batch_size, source.train.size)
         rounds = -(-options.calibration_images // batch)
-        batches = _batches(model, source, batch, WHOLE, options.seed)
-        with progress(rounds, "calibrating", "batch") as bar:
-            ranges = qat.calibrate(
-                folded, model.architecture, batches.take(rounds), options.calibration, bar.update
-            )
+        batches = _batches(model, source, batch, WHOLE, options.seed).take(rounds)
+        with progress(2 * rounds, "calibrating", "batch") as bar:
+            beyond = equalise.outliers(folded, arch, batches, bar.update)
+            equal = equalise.equalise(folded, arch, beyond)
+            ranges = qat.calibrate(equal, arch, batches, options.calibration, bar.update)
     return [
-        _quantize_one(model, scheme, folded, ranges, source, options, strategy, say)
+        _quantize_one(
+            *(model, scheme, equal if scheme.calibrated else folded, ranges),
+            *(source, options, strategy, say),
+        )
         for scheme in schemes
     ]
 
@@ -146,9 +149,3 @@ def _batches(
         unreadable={},
     )
     return batches.map(lambda b: b["pixels"])
-
-
-def sample(model: Model, source: Source, count: int, seed: int) -> np.ndarray:
-    """Training images to compare schemes on, as the device will see them: uint8 [n, h, w, 3]."""
-    batches = _batches(model, source, min(count, source.train.size), WHOLE, seed + 1)
-    return next(iter(batches)).numpy()

@@ -56,7 +56,7 @@ def measure(
     Raises GateError, naming the file, if one does not load or run or gives logits that are not finite, or
     if the float one does not compute what Keras does.
     """
-    pixels = _sample(model, source)
+    pixels = sample(model, source)
     keras_logits = _keras_logits(model, pixels)
     reference = next(iter(paths))
     entries, float_predictions = {}, None
@@ -246,7 +246,7 @@ def _softmax(logits: np.ndarray) -> np.ndarray:
     return exponentials / exponentials.sum()
 
 
-def _sample(model: Model, source: Source | None) -> np.ndarray:
+def sample(model: Model, source: Source | None) -> np.ndarray:
     """Pictures to compare on, uint8 [n, h, w, 3]: held-out ones spread over the classes, or noise."""
     count, spec = PARITY_IMAGES, model.preprocess
     if source is None:

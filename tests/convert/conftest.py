@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+import tf_keras as keras
 
 import tfvit
-from convert import edge_graph, qat
+from convert import edge_graph, equalise, qat
 from convert import model as models
 from tfvit.data import DataOptions, open_source, pipeline
 from tfvit.vit import named_weights
@@ -22,6 +23,7 @@ def digits():
 @pytest.fixture(scope="module", params=["cls", "gap"])
 def graph(request, digits):
     """(architecture, folded weights, calibrated ranges) of a small model with nothing at zero."""
+    keras.utils.set_random_seed(0)
     model = tfvit.create_model(
         "vit-ti/8", 10, 32, width=64, depth=2, mlp_dim=96, heads=2, pooling=request.param
     )
@@ -35,8 +37,10 @@ def graph(request, digits):
 
 @pytest.fixture(scope="module")
 def trained(digits_run, digits):
-    """(architecture, folded weights, ranges) of a trained model, whose logits mean something."""
+    """(architecture, equalised weights, ranges) of a trained model, whose logits mean something."""
     model = models.read(digits_run / "best")
-    folded = edge_graph.fold(model.weights, model.architecture, model.preprocess)
-    ranges = qat.calibrate(folded, model.architecture, [digits(64)], "minmax", lambda: None)
-    return model.architecture, folded, ranges
+    arch, pixels = model.architecture, [digits(64)]
+    folded = edge_graph.fold(model.weights, arch, model.preprocess)
+    beyond = equalise.outliers(folded, arch, pixels, lambda: None)
+    equal = equalise.equalise(folded, arch, beyond)
+    return arch, equal, qat.calibrate(equal, arch, pixels, "minmax", lambda: None)
