@@ -30,10 +30,16 @@ def litert(path: str, threads: int, options: dict) -> Session:
     interpreter = Interpreter(path, num_threads=threads)
     interpreter.allocate_tensors()
     (given,), (result,) = interpreter.get_input_details(), interpreter.get_output_details()
+    scale, zero_point = result["quantization"]
+
+    def logits() -> np.ndarray:
+        found = interpreter.get_tensor(result["index"])[0]
+        return (found.astype(np.float32) - zero_point) * scale if scale else found
+
     return (
-        lambda x: interpreter.set_tensor(given["index"], x),
+        lambda x: interpreter.set_tensor(given["index"], x.astype(given["dtype"])),
         interpreter.invoke,
-        lambda: interpreter.get_tensor(result["index"])[0],
+        logits,
     )
 
 

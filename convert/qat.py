@@ -23,7 +23,7 @@ from tfvit.optimizer import WarmupCosine
 
 quantizers = tfmot.quantization.keras.quantizers
 SAMPLE = 2**16  # values of a tensor that a percentile is taken from
-RANGES_FASTER = 10.0  # learning rate of a range, over that of a weight
+RANGES_FASTER = 30.0  # learning rate of a range, over that of a weight
 
 
 class KernelQuantizer(quantizers.Quantizer):

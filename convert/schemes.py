@@ -66,8 +66,8 @@ SCHEMES = {
             "int8-full",
             "int8",
             INTEGER,
-            300,
-            1e-4,
+            200,
+            3e-5,
             "every op an integer one, uint8 in and out: for NPUs and microcontrollers",
         ),
         Scheme(
@@ -75,7 +75,7 @@ SCHEMES = {
             "int4",
             DYNAMIC,
             300,
-            3e-4,
+            1e-4,
             "int4 weights in blocks of 32, the smallest file",
         ),
     )
