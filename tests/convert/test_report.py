@@ -139,6 +139,7 @@ def test_the_page_of_an_export_shows_the_figures_of_its_report(exported, real):
     for row, found in zip(parity, expected):
         assert shows(row[2], found["max_difference"])
         assert shows(row[3], found["snr_db"])
+        assert row[5] == f"{found['steps']:.2f}"
         assert shows(row[4], 100 * found["agreement"])
     assert len(parity) == 3
     said = page.said()
