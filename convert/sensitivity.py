@@ -22,16 +22,19 @@ def measure(model: Model, quantized: Quantized, pixels: np.ndarray) -> dict[str,
     what is between the layers is measured too: norms, residual sums, tokens, the head.
     """
     arch = model.architecture
-    weights = {name: tf.constant(value) for name, value in quantized.weights.items()}
+    weights = quantized.weights
     parts = _parts(model, quantized)
     names = list(parts)
     place = {site: i for i, (_, held) in enumerate(parts.items()) for site in held}
     round_all = qat.rounding(arch, quantized.scheme, quantized.ranges)
 
-    @tf.function(jit_compile=True)  # the weights an argument: XLA would round constants in advance
-    def forward(weights: dict, batch: tf.Tensor, on: tf.Tensor) -> tf.Tensor:
+    @tf.function  # traced once: every layer has its switch
+    def forward(batch: tf.Tensor, on: tf.Tensor) -> tf.Tensor:
         def quantize(name: str, x: tf.Tensor) -> tf.Tensor:
-            return tf.where(on[place[name]], round_all(name, x), x) if name in place else x
+            if name not in place:
+                return x
+            x = tf.convert_to_tensor(x)
+            return tf.cond(on[place[name]], lambda: round_all(name, x), lambda: tf.identity(x))
 
         return edge_graph.forward(weights, tf.cast(batch, tf.float32), arch, quantize)
 
@@ -40,7 +43,7 @@ def measure(model: Model, quantized: Quantized, pixels: np.ndarray) -> dict[str,
 
     def logits(chosen: list[int]) -> np.ndarray:
         on = tf.constant([i in chosen for i in range(len(names))])
-        return np.concatenate([forward(weights, batch, on).numpy() for batch in batches])
+        return np.concatenate([forward(batch, on).numpy() for batch in batches])
 
     reference = logits([])
     costs = {}

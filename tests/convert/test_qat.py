@@ -76,10 +76,10 @@ def test_fine_tuning_brings_a_coarse_graph_back_to_its_teacher(graph, digits, na
         ranges = {}
     weights, trained, losses = qat.finetune(
         *(folded, arch, scheme, ranges, [pixels] * 40),
-        **{"steps": 40, "learning_rate": 3e-3, "advance": lambda loss: None},
+        **{"steps": 40, "learning_rate": 1e-3, "advance": lambda loss: None, "xla": name == "int8"},
         strategy=tf.distribute.get_strategy(),
     )
-    assert np.mean(losses[-5:]) < 0.6 * losses[0]
+    assert np.mean(losses[-5:]) < 0.5 * losses[0]
     assert set(weights) == set(folded) and set(trained) == set(ranges)
     if scheme.calibrated:
         low, high = ranges["block_0/attention/input"]

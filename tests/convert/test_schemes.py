@@ -124,12 +124,10 @@ def test_what_cannot_work_is_refused_with_the_reason(name, tfvit_cli, tmp_path):
 
 @pytest.fixture(scope="module")
 def everything(tmp_path_factory, tfvit_cli, digits_run):
-    """All schemes at two resolutions, with sensitivity."""
+    """All schemes at two resolutions."""
     out = tmp_path_factory.mktemp("everything")
     options = ("--scheme", ",".join(SCHEMES), "--image-size", "32,48", "--qat-steps", "2")
-    done = tfvit_cli(
-        *("convert", digits_run, "--data", "digits", *options, "--sensitivity", "--out", out)
-    )
+    done = tfvit_cli("convert", digits_run, "--data", "digits", *options, "--out", out)
     assert done.code == 0, done.err
     return out, done.out
 
@@ -147,10 +145,13 @@ def test_all_schemes_at_two_resolutions_are_in_one_table(everything):
         assert inside["accuracy"] == entry["accuracy"]
 
 
-def test_sensitivity_names_every_layer_and_the_most_costly_first(everything):
-    out, said = everything
-    report = json.loads((out / "report.json").read_text())
-    costs = report["sensitivity"]["int8-32"]
+def test_sensitivity_names_every_layer_and_the_most_costly_first(tmp_path, tfvit_cli, digits_run):
+    options = ("--scheme", "int8,int8-full,dynamic", "--calibrate-only", "--sensitivity")
+    done = tfvit_cli("convert", digits_run, "--data", "digits", *options, "--out", tmp_path / "out")
+    assert done.code == 0, done.err
+    report = json.loads((tmp_path / "out/report.json").read_text())
+    assert set(report["sensitivity"]) == {"int8", "int8-full", "dynamic"}
+    costs = report["sensitivity"]["int8"]
     assert set(costs) == {"embedding"} | {
         f"block_{i}/{part}"
         for i in range(2)
@@ -158,8 +159,8 @@ def test_sensitivity_names_every_layer_and_the_most_costly_first(everything):
     }
     kl = [cost["kl"] for cost in costs.values()]
     assert kl == sorted(kl, reverse=True) and kl[0] > 0
-    assert "tokens" in report["sensitivity"]["int8-full-32"]
-    assert "int8-32: rounded alone" in said
+    assert {"tokens", "block_0/mlp/norm", "head"} < set(report["sensitivity"]["int8-full"])
+    assert "int8: rounded alone" in done.out
 
 
 def test_a_budget_that_cannot_be_kept_leaves_no_file_and_says_which_layers(
