@@ -126,7 +126,7 @@ def test_what_cannot_work_is_refused_with_the_reason(name, tfvit_cli, tmp_path):
 def everything(tmp_path_factory, tfvit_cli, digits_run):
     """All schemes at two resolutions."""
     out = tmp_path_factory.mktemp("everything")
-    options = ("--scheme", ",".join(SCHEMES), "--image-size", "32,48", "--qat-steps", "2")
+    options = ("--scheme", ",".join(SCHEMES), "--image-size", "32,48", "--calibrate-only")
     done = tfvit_cli("convert", digits_run, "--data", "digits", *options, "--out", out)
     assert done.code == 0, done.err
     return out, done.out
