@@ -1,8 +1,8 @@
 """`make bench`: our .tflite files against other engines, same model, same threads, interleaved in one run.
 
 Every engine is a process of its own (engine.py). Its logits are checked first; then, round by round and
-in rotated order, each one runs a few times while the others wait. What counts is the median over
-the rounds of float32's time over the engine's, float32 being ours.
+each time in another order, each one runs a few times while the others wait. What counts is the median
+over the rounds of float32's time over the engine's, float32 being ours.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import platform
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
@@ -31,7 +31,7 @@ MODELS = ("vit-ti/16", "vit-s/16", "vit-b/16")
 CALIBRATION_IMAGES, CHECK_IMAGES = 64, 32
 MIN_COSINE = 0.9  # of the logits with the float model's: below this an engine is not timed
 UNCOUNTED, COUNTED = 1, 3  # calls of an engine when its turn comes: caches warm, then timed
-BASELINE = "tfvit float32"
+OURS, BASELINE = "tfvit", "tfvit float32"
 INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_fp16", "avx512_bf16")
 INSTRUCTIONS += ("amx_bf16", "amx_int8", "asimddp", "i8mm", "bf16", "sve")
 VERSIONED = ("ai-edge-litert", "ai-edge-quantizer", "tensorflow", "onnxruntime", "openvino", "nncf")
@@ -41,9 +41,11 @@ VERSIONED = ("ai-edge-litert", "ai-edge-quantizer", "tensorflow", "onnxruntime",
 @click.option("--model", "models", multiple=True, help=f"[default: {', '.join(MODELS)}]")
 @click.option("--threads", multiple=True, type=click.IntRange(1), help="[default: 1 and 2]")
 @click.option("--rounds", default=30, show_default=True, type=click.IntRange(1))
-@click.option("--only", help="Engines whose name has this in it; our float32 is always there.")
+@click.option(
+    "--only", "makers", multiple=True, help="Of the peers, those of this maker: OpenVINO."
+)
 @click.option("--json", "report", type=click.Path(path_type=Path), help="Write all figures there.")
-def main(models: tuple, threads: tuple, rounds: int, only: str | None, report: Path | None) -> None:
+def main(models: tuple, threads: tuple, rounds: int, makers: tuple, report: Path | None) -> None:
     """Latency of one image at 224 pixels: our files, TensorFlow's converter, ONNX Runtime, OpenVINO.
 
     The models have random weights with the statistics of trained ones.
@@ -51,13 +53,21 @@ def main(models: tuple, threads: tuple, rounds: int, only: str | None, report: P
     need("convert")
     from peers import SUPPLIERS, missing
 
-    for name, modules, _ in SUPPLIERS:
+    unknown = set(makers) - set(SUPPLIERS)
+    if unknown:
+        raise UserError(f"no maker {', '.join(unknown)}; known are {', '.join(SUPPLIERS)}")
+    suppliers = []
+    for name, (modules, make) in SUPPLIERS.items():
+        if makers and name not in (OURS, *makers):
+            continue
         if missing(modules):
             click.echo(f"{name}: left out, needs {', '.join(missing(modules))}", err=True)
+        else:
+            suppliers.append(make)
     results = []
     for name in models or MODELS:
         with tempfile.TemporaryDirectory(prefix="bench") as folder:
-            engines = _make(name, Path(folder), only)
+            engines = _make(name, suppliers, Path(folder))
             for count in threads or (1, 2):
                 rows = _measure(engines, Path(folder), count, rounds)
                 results.append({"model": name, "threads": count, "engines": rows})
@@ -70,10 +80,10 @@ def main(models: tuple, threads: tuple, rounds: int, only: str | None, report: P
         write_json(report, {**about, "results": results})
 
 
-def _make(name: str, folder: Path, only: str | None) -> list:
+def _make(name: str, suppliers: list[Callable], folder: Path) -> list:
     """The engines for a model, their files in `folder` with the images to check them on."""
     import random_vit
-    from peers import LAYOUTS, SUPPLIERS, missing
+    from peers import LAYOUTS
 
     model = random_vit.create(name)
     pixels = random_vit.images(CALIBRATION_IMAGES, seed=2)
@@ -82,12 +92,11 @@ def _make(name: str, folder: Path, only: str | None) -> list:
     for layout, convert in LAYOUTS.items():
         np.save(folder / f"{layout}.npy", convert(model, check))
     engines = []
-    with progress(len(SUPPLIERS), f"{name}: making files", "maker") as bar:
-        for _, modules, make in SUPPLIERS:
-            if not missing(modules):
-                engines += make(model, pixels, folder)
+    with progress(len(suppliers), f"{name}: making files", "maker") as bar:
+        for make in suppliers:
+            engines += make(model, pixels, folder)
             bar.update()
-    return [e for e in engines if e.name == BASELINE or (only or "").lower() in e.name.lower()]
+    return engines
 
 
 class Process:
@@ -150,9 +159,10 @@ def _measure(engines: list, folder: Path, threads: int, rounds: int) -> list[dic
             )
         right = [i for i, row in enumerate(rows) if row["cosine"] >= MIN_COSINE]
         samples = {i: [] for i in right}
+        order = np.random.default_rng(0)  # so that none is always in the wake of the same other
         with progress(rounds, f"{threads} threads", "round") as bar:
-            for r in range(rounds):
-                for i in np.roll(right, -r).tolist():
+            for _ in range(rounds):
+                for i in order.permutation(right).tolist():
                     samples[i].append(processes[i].ask("time", UNCOUNTED, COUNTED))
                 bar.update()
     times = {i: np.array([np.median(s["milliseconds"]) for s in samples[i]]) for i in right}

@@ -127,14 +127,14 @@ def nncf_files(model: RandomViT, pixels: np.ndarray, folder: Path) -> list[Engin
     return [Engine("OpenVINO NNCF int8", "openvino", folder / "nncf.xml", "nchw")]
 
 
-# (name, modules that it needs, how its files are made from model, uint8 pixels and a folder)
-SUPPLIERS = (
-    ("tfvit", (), our_files),
-    ("TF converter", (), tensorflow_files),
-    ("ONNX Runtime", ("onnx", "onnxruntime", "sympy"), onnxruntime_files),
-    ("OpenVINO", ("onnx", "openvino"), openvino_files),
-    ("NNCF", ("onnx", "openvino", "nncf"), nncf_files),
-)
+# maker -> (modules that it needs, how its files are made from model, uint8 pixels and a folder)
+SUPPLIERS: dict[str, tuple[tuple[str, ...], Callable]] = {
+    "tfvit": ((), our_files),
+    "TF converter": ((), tensorflow_files),
+    "ONNX Runtime": (("onnx", "onnxruntime", "sympy"), onnxruntime_files),
+    "OpenVINO": (("onnx", "openvino"), openvino_files),
+    "NNCF": (("onnx", "openvino", "nncf"), nncf_files),
+}
 
 
 def missing(modules: tuple[str, ...]) -> list[str]:

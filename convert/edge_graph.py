@@ -8,7 +8,7 @@ in plain TensorFlow ops of rank 4 at most, the batch a static number.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import tensorflow as tf
@@ -210,6 +210,36 @@ def forward(
     if arch.representation_size:
         x = held("pre_logits/tanh", tf.tanh, dense("pre_logits", x))
     return dense("head", x)
+
+
+def observe(
+    w: Weights,
+    arch: Architecture,
+    batches: Iterable[tf.Tensor],
+    statistic: Callable[[str, tf.Tensor], tf.Tensor | None],
+    advance: Callable[[], object],
+) -> Iterator[dict[str, np.ndarray]]:
+    """For each batch of grey levels [b, h, w, 3]: what `statistic` makes of the sites, by name.
+
+    statistic: of a site's name and tensor; None leaves the site out. advance: called after each batch.
+    """
+
+    @tf.function
+    def watch(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
+        seen = {}
+
+        def note(name: str, x: tf.Tensor) -> tf.Tensor:
+            found = statistic(name, x)
+            if found is not None:
+                seen[name] = found
+            return x
+
+        forward(w, tf.cast(pixels, tf.float32), arch, note)
+        return seen
+
+    for pixels in batches:
+        yield {name: found.numpy() for name, found in watch(pixels).items()}
+        advance()
 
 
 def _affine(x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor | None) -> tf.Tensor:

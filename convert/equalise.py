@@ -29,23 +29,15 @@ def outliers(
     batches: grey levels [b, h, w, 3]. The furthest of all places in the graph counts.
     """
 
-    @tf.function
-    def observe(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
-        seen = {}
-
-        def note(name: str, x: tf.Tensor) -> tf.Tensor:
-            if name == "tokens" or name.endswith("/residual"):
-                seen[name] = tf.reduce_max(tf.abs(tf.reshape(x, [-1, arch.width])), axis=0)
-            return x
-
-        edge_graph.forward(weights, tf.cast(pixels, tf.float32), arch, note)
-        return seen
+    def extent(name: str, x: tf.Tensor) -> tf.Tensor | None:
+        if name == "tokens" or name.endswith("/residual"):
+            return tf.reduce_max(tf.abs(tf.reshape(x, [-1, arch.width])), axis=0)
+        return None
 
     extents: dict[str, np.ndarray] = {}
-    for pixels in batches:
-        for name, extent in observe(pixels).items():
-            extents[name] = np.maximum(extents.get(name, 0), extent)
-        advance()
+    for seen in edge_graph.observe(weights, arch, batches, extent, advance):
+        for name, found in seen.items():
+            extents[name] = np.maximum(extents.get(name, 0), found)
     ratios = [extent / max(np.median(extent), 1e-12) for extent in extents.values()]
     return np.maximum(np.max(ratios, axis=0), 1.0)
 

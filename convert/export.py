@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import shlex
 import sys
@@ -71,24 +72,24 @@ def export(
                 f"{folder}: {model.architecture.name}, {model.size} pixels, {len(model.labels)} classes"
             )
             written: dict[str, Quantized] = {}
+            paths: dict[str, Path] = {}
+            reference = 0.0  # top-1 of the float file, once it is asked for
             for quantized in tune.quantize(model, chosen, source, options, strategy, say):
                 stem = quantized.scheme.name + (f"-{model.size}" if len(readings) > 1 else "")
+                path = staging / f"{stem}.tflite"
+                costs = functools.cache(functools.partial(_costs, model, quantized, source))
                 if with_sensitivity and quantized.scheme.activations != FLOAT:
-                    costs = sensitivity.measure(model, quantized, verify.sample(model, source))
-                    report.setdefault("sensitivity", {})[stem] = costs
+                    report.setdefault("sensitivity", {})[stem] = costs()
                 if max_drop is None or not written:
-                    _write(model, quantized, staging / f"{stem}.tflite")
+                    _write(model, quantized, path)
                 else:
-                    float_file, path = (
-                        staging / f"{s}.tflite" for s in (next(iter(written)), stem)
-                    )
+                    reference = reference or verify.top1(model, next(iter(paths.values())), source)
                     quantized = _within(
-                        *(model, quantized, source, max_drop, float_file, path),
+                        *(model, quantized, source, max_drop, reference, path, costs),
                         failed=out / FAILED,
                         say=say,
                     )
-                written[stem] = quantized
-            paths = {stem: staging / f"{stem}.tflite" for stem in written}
+                written[stem], paths[stem] = quantized, path
             rounded = {s: q for s, q in written.items() if q.scheme.activations != FLOAT}
             simulate = {stem: quantized.simulate(model) for stem, quantized in rounded.items()}
             entries = verify.measure(model, paths, source, simulate, examples=examples)
@@ -138,26 +139,28 @@ def _record(quantized: Quantized) -> dict:
     return {**quantized.training, **kept}
 
 
+def _costs(model: Model, quantized: Quantized, source: Source) -> dict:
+    """What rounding each layer alone costs, on held-out photos."""
+    return sensitivity.measure(model, quantized, verify.sample(model, source))
+
+
 def _within(
     model: Model,
     quantized: Quantized,
     source: Source,
     max_drop: float,
-    float_file: Path,
+    reference: float,
     path: Path,
+    costs: Callable[[], dict],
     *,
     failed: Path,
     say: Callable[[str], None],
 ) -> Quantized:
     """Writes the file with as many layers in float as it needs to lose at most `max_drop` points."""
-    reference = verify.top1(model, float_file, source)
 
     def drop(candidate: Quantized) -> float:
         _write(model, candidate, path)
         return 100 * (reference - verify.top1(model, path, source))
-
-    def costs() -> dict:
-        return sensitivity.measure(model, quantized, verify.sample(model, source))
 
     return budget.keep(quantized, max_drop, drop, costs, failed, say)
 

@@ -22,6 +22,7 @@ from tfvit.architecture import Architecture
 from tfvit.optimizer import WarmupCosine
 
 quantizers = tfmot.quantization.keras.quantizers
+SHARE = 0.9999  # of the values that a percentile keeps within its range, at either end
 SAMPLE = 2**16  # values of a tensor that a percentile is taken from
 RANGES_FASTER = 30.0  # learning rate of a range, over that of a weight
 
@@ -163,16 +164,12 @@ def simulate(
     return logits
 
 
-CALIBRATIONS = ("minmax", "average", "percentile")
-
-
 def calibrate(
     weights: Weights,
     arch: Architecture,
     batches: Iterable[tf.Tensor],
     method: str,
     advance: Callable[[], object],
-    percentile: float = 99.99,
 ) -> dict[str, Range]:
     """(lowest, highest) of every activation site over batches of grey levels [b, h, w, 3].
 
@@ -180,24 +177,12 @@ def calibrate(
         "percentile", the mean over the batches of what all but 0.01 % of the values are within.
     """
     known = sites.ranged(arch)
-    share = percentile / 100 if method == "percentile" else 1.0
+    share = SHARE if method == "percentile" else 1.0
 
-    @tf.function
-    def observe(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
-        seen = {}
+    def ends_of(name: str, x: tf.Tensor) -> tf.Tensor | None:
+        return _ends(x, share) if name in known else None
 
-        def note(name: str, x: tf.Tensor) -> tf.Tensor:
-            if name in known:
-                seen[name] = _ends(x, share)
-            return x
-
-        edge_graph.forward(weights, tf.cast(pixels, tf.float32), arch, note)
-        return seen
-
-    seen = []
-    for pixels in batches:
-        seen.append({name: ends.numpy() for name, ends in observe(pixels).items()})
-        advance()
+    seen = list(edge_graph.observe(weights, arch, batches, ends_of, advance))
     ranges = {}
     for name, site in known.items():
         ends = np.array([batch[name] for batch in seen], np.float64)  # [batches, 2]

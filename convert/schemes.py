@@ -7,6 +7,7 @@ import dataclasses
 from edge_demo.errors import UserError
 
 FLOAT, DYNAMIC, MIXED, INTEGER = "float", "dynamic", "mixed", "integer"
+CALIBRATIONS = ("minmax", "average", "percentile")  # how `qat.calibrate` takes ranges
 BLOCK = 32  # inputs that share a scale in a block-wise int4 kernel: the smallest that XNNPACK takes
 
 
@@ -39,11 +40,6 @@ class Scheme:
     def needs_data(self) -> bool:
         """Whether there is nothing to write without training images."""
         return self.calibrated or self.steps > 0
-
-    @property
-    def input(self) -> str:
-        """Type of the file's input: grey levels 0-255 in both."""
-        return "uint8" if self.activations == INTEGER else "float32"
 
 
 SCHEMES = {

@@ -73,15 +73,8 @@ def _parts(model: Model, quantized: Quantized) -> dict[str, list[str]]:
 
 
 def _cost(reference: np.ndarray, found: np.ndarray) -> dict[str, float]:
-    p, q = (
-        x - np.log(np.exp(x).sum(-1, keepdims=True)) for x in (_shifted(reference), _shifted(found))
-    )
+    p, q = (tf.nn.log_softmax(x.astype(np.float64)).numpy() for x in (reference, found))
     return {
         "kl": float((np.exp(p) * (p - q)).sum(-1).mean()),
         "changed": float((reference.argmax(-1) != found.argmax(-1)).mean()),
     }
-
-
-def _shifted(logits: np.ndarray) -> np.ndarray:
-    logits = logits.astype(np.float64)
-    return logits - logits.max(-1, keepdims=True)

@@ -25,7 +25,7 @@ WHOLE = Augmentation(crop_min_area=1.0, flip=False)  # as the device will see th
 class Options:
     """Calibration, then fine-tuning; None: as the scheme's row in the table has it.
 
-    calibration: how ranges are taken (`qat.CALIBRATIONS`), over calibration_images.
+    calibration: how ranges are taken (`schemes.CALIBRATIONS`), over calibration_images.
     steps: 0 only calibrates (post-training quantization). learning_rate: peak, relative to the weights.
     """
 
@@ -85,7 +85,7 @@ def quantize(
             ranges = qat.calibrate(equal, arch, batches, options.calibration, bar.update)
     return [
         _quantize_one(
-            *(model, scheme, equal if scheme.calibrated else folded, ranges),
+            *(model, scheme, *((equal, ranges) if scheme.calibrated else (folded, {}))),
             *(source, options, strategy, say),
         )
         for scheme in schemes
@@ -95,7 +95,7 @@ def quantize(
 def _quantize_one(
     model: Model,
     scheme: Scheme,
-    folded: Weights,
+    weights: Weights,
     ranges: dict[str, Range],
     source: Source | None,
     options: Options,
@@ -105,11 +105,8 @@ def _quantize_one(
     steps = scheme.steps if options.steps is None else options.steps
     rate = scheme.learning_rate if options.learning_rate is None else options.learning_rate
     training: dict = {}
-    weights = folded
     if scheme.calibrated:
         training = {"calibration": options.calibration, "images": options.calibration_images}
-    if not scheme.calibrated:
-        ranges = {}
     if scheme.steps and steps:
         batch = min(options.batch_size, source.train.size)
         recipe = model.provenance.get("recipe", {})
@@ -122,7 +119,7 @@ def _quantize_one(
                 bar.update()
 
             weights, ranges, losses = qat.finetune(
-                *(folded, model.architecture, scheme, ranges),
+                *(weights, model.architecture, scheme, ranges),
                 strategy.experimental_distribute_dataset(batches),
                 steps=steps,
                 learning_rate=rate,

@@ -18,6 +18,8 @@ from tfvit.options import (
     name_unreadable,
     need,
     percent,
+    seed_option,
+    strategy_option,
     table,
 )
 
@@ -90,16 +92,10 @@ main.add_command(export.convert)
     show_default=True,
     help="Of the computation; weights are float32.",
 )
-@click.option(
-    "--strategy",
-    type=click.Choice(["auto", "one", "mirrored"]),
-    default="auto",
-    show_default=True,
-    help="One device, or a copy on each GPU.",
-)
+@strategy_option("One device, or a copy on each GPU.")
 @click.option("--xla/--no-xla", default=None, help="Compile.  [default: where there is a GPU]")
 @click.option("--eval-every", type=click.IntRange(1), help="Steps.  [default: an epoch or 1/20]")
-@click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True)
+@seed_option()
 @click.option("--resume", is_flag=True, help="Go on with the run in --out, if there is one.")
 @click.option(
     "--strict", is_flag=True, help="Read every image first; an unreadable one is an error."

@@ -100,6 +100,22 @@ def data_options(required: bool = True) -> Callable:
     return decorate
 
 
+def strategy_option(summary: str) -> Callable:
+    """Adds --strategy, a name of `tfvit.strategies`, to a command."""
+    return click.option(
+        "--strategy",
+        type=click.Choice(["auto", "one", "mirrored"]),
+        default="auto",
+        show_default=True,
+        help=summary,
+    )
+
+
+def seed_option() -> Callable:
+    """Adds --seed to a command."""
+    return click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True)
+
+
 def table(rows: list[list[str]], header: list[str]) -> str:
     """Rows of text as a table; the first column left, the others right."""
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]

@@ -7,12 +7,13 @@ import sys
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers import MIRRORED
 
 from convert import edge_graph, qat, sites
-from convert.schemes import SCHEMES
+from convert.schemes import CALIBRATIONS, SCHEMES
 
 
-@pytest.mark.parametrize("method", qat.CALIBRATIONS)
+@pytest.mark.parametrize("method", CALIBRATIONS)
 def test_calibration_by_hand(graph, digits, method):
     arch, folded, _ = graph
     batches = [digits(48)[:24], digits(48)[24:]]
@@ -85,17 +86,6 @@ def test_fine_tuning_brings_a_coarse_graph_back_to_its_teacher(graph, digits, na
         low, high = ranges["block_0/attention/input"]
         found = trained["block_0/attention/input"]
         assert found[1] != high and found[0] / found[1] == pytest.approx(low / high, 1e-5)
-
-
-MIRRORED = """
-import sys
-import tensorflow as tf
-tf.config.set_logical_device_configuration(
-    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
-)
-from tfvit.cli import main
-main(sys.argv[1:], standalone_mode=False)
-"""
 
 
 def test_fine_tuning_on_two_devices_is_that_on_one(tmp_path, digits_run):

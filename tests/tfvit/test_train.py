@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 import pytest
-from helpers import BIN, SMALL
+from helpers import BIN, MIRRORED, SMALL
 from PIL import Image
 
 import tfvit
@@ -114,17 +114,6 @@ def test_xla_trains_the_same(tmp_path, tfvit_cli):
         done = tfvit_cli("train", *QUICK, "--steps", "8", option, "--out", tmp_path / name)
         assert done.code == 0, done.err
     assert_same_run(tmp_path / "plain", tmp_path / "xla", 1e-3)
-
-
-MIRRORED = """
-import sys
-import tensorflow as tf
-tf.config.set_logical_device_configuration(
-    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
-)
-from tfvit.cli import main
-main(sys.argv[1:], standalone_mode=False)
-"""
 
 
 def test_mirrored_on_two_devices_trains_as_one_device(tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from edge_demo.errors import UserError
-from tfvit.options import PATH, ImageSize, Setting, need
+from tfvit.options import PATH, ImageSize, Setting, need, seed_option
 
 
 @click.command()
@@ -19,7 +19,7 @@ from tfvit.options import PATH, ImageSize, Setting, need
     multiple=True,
     help="Any field of the architecture, as pooling=gap.",
 )
-@click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True)
+@seed_option()
 @click.option("--out", type=PATH, required=True, help="Checkpoint folder to write.")
 def create(name, classes, image_size, settings, seed, out):
     """Write an untrained checkpoint of the model NAME, for benchmarks and tests.

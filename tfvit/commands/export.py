@@ -4,8 +4,19 @@ from __future__ import annotations
 
 import click
 
+from convert.schemes import CALIBRATIONS, SCHEMES, parse
 from edge_demo.errors import UserError
-from tfvit.options import PATH, ImageSize, data_options, name_unreadable, need, percent, table
+from tfvit.options import (
+    PATH,
+    ImageSize,
+    data_options,
+    name_unreadable,
+    need,
+    percent,
+    seed_option,
+    strategy_option,
+    table,
+)
 
 
 class ImageSizes(ImageSize):
@@ -27,7 +38,7 @@ class ImageSizes(ImageSize):
 @click.option(
     "--scheme",
     "names",
-    help="One or more of float32, float16, dynamic, int8, int8-full, int4-dynamic, with commas.",
+    help=f"One or more of {', '.join(SCHEMES)}, with commas.",
 )
 @click.option(
     "--image-size",
@@ -42,7 +53,7 @@ class ImageSizes(ImageSize):
 @click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True)
 @click.option(
     "--calibration",
-    type=click.Choice(["minmax", "average", "percentile"]),
+    type=click.Choice(CALIBRATIONS),
     default="minmax",
     show_default=True,
     help="How the ranges of activations are taken.",
@@ -55,14 +66,8 @@ class ImageSizes(ImageSize):
     metavar="POINTS",
     help="Keep the most costly layers in float until no file loses more top-1 than this.",
 )
-@click.option(
-    "--strategy",
-    type=click.Choice(["auto", "one", "mirrored"]),
-    default="auto",
-    show_default=True,
-    help="Of the fine-tuning: one device, or a copy on each GPU.",
-)
-@click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True)
+@strategy_option("Of the fine-tuning: one device, or a copy on each GPU.")
+@seed_option()
 def convert(
     checkpoint,
     int8,
@@ -93,8 +98,6 @@ def convert(
       tfvit convert runs/photos --data photos/ --int8 --image-size 96,160,224 --out exported/
       tfvit convert runs/photos --data photos/ --int8 --max-drop 0.5 --sensitivity --out exported/
     """
-    from convert.schemes import parse
-
     schemes = parse(
         ",".join([*(["int8"] if int8 else []), *([names] if names else [])] or ["float32"])
     )
