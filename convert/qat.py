@@ -24,7 +24,7 @@ from tfvit.optimizer import WarmupCosine
 quantizers = tfmot.quantization.keras.quantizers
 SHARE = 0.9999  # of the values that a percentile keeps within its range, at either end
 SAMPLE = 2**16  # values of a tensor that a percentile is taken from
-RANGES_FASTER = 30.0  # learning rate of a range, over that of a weight
+RANGES_FASTER = 300.0  # learning rate of a range, over that of a weight
 
 
 class KernelQuantizer(quantizers.Quantizer):
@@ -188,7 +188,7 @@ def calibrate(
         ends = np.array([batch[name] for batch in seen], np.float64)  # [batches, 2]
         over = ends.mean(axis=0)
         low, high = (ends[:, 0].min(), ends[:, 1].max()) if method == "minmax" else over
-        ranges[name] = site.fixed or _range(low, high, site.symmetric)
+        ranges[name] = site.fixed or _range(max(low, site.floor), high, site.symmetric)
     return ranges
 
 
@@ -229,7 +229,7 @@ def finetune(
     batches: grey levels [b, h, w, 3], distributed by `strategy`. learning_rate: peak, relative to the
     size of each weight, and RANGES_FASTER times that for the ranges; it ends at zero, which freezes them.
     advance: called with the loss of each step.
-    Returns the weights, the ranges and the losses: Kullback-Leibler divergence from the teacher, in nats.
+    Returns the weights, the ranges and the losses (`make_forward_backward`).
     Raises UserError if the loss stops being a number.
     """
     start = trainable(weights, arch, scheme, ranges)
@@ -264,7 +264,9 @@ def finetune(
             raise UserError(f"quantization-aware loss is {losses[-1]}; try a lower --qat-lr")
         advance(losses[-1])
     found = {name: unit.numpy() * start[name][1] for name, unit in units.items()}
-    ranges = {name: _scaled(ends, found.get(name)) for name, ends in ranges.items()}
+    ranges = {
+        name: tuple(map(float, _stretched(ends, found.get(name)))) for name, ends in ranges.items()
+    }
     return {name: found.get(name, value) for name, value in weights.items()}, ranges, losses
 
 
@@ -274,8 +276,8 @@ def trainable(
     """What is trained, by name, as (start, unit): the value is their product.
 
     Weights, but for the whole numbers of `residual/mean`, each in units of its own size so that one
-    learning rate suits all; and for each range that is not fixed, by the site's name, the factor that
-    it is stretched by.
+    learning rate suits all; and for each range that is not fixed, by the site's name, the logarithm
+    of the factor that it is stretched by.
     """
     start = {}
     for name, value in weights.items():
@@ -284,34 +286,60 @@ def trainable(
             start[name] = (value / unit, unit)
     for name, site in sites.rounded(arch, scheme, frozenset()).items():
         if name in ranges and not site.fixed:
-            start[name] = (np.float32(1 / RANGES_FASTER), RANGES_FASTER)
+            start[name] = (np.float32(0), RANGES_FASTER)
     return start
 
 
 def make_forward_backward(
     teacher: Weights, arch: Architecture, scheme: Scheme, ranges: dict[str, Range]
 ) -> Callable:
-    """The function (pixels, `trainable` tensors in their units) -> (loss, gradients by name)."""
+    """The function (pixels, `trainable` tensors in their units) -> (loss, gradients by name).
+
+    The loss is how far the rounded graph is from the float one: the Kullback-Leibler divergence of its
+    answer, and the mean over the blocks of the relative squared error of the residual stream, which tells
+    much more of an image than a few classes do (hint learning, arXiv 1412.6550).
+    """
     units = {name: unit for name, (_, unit) in trainable(teacher, arch, scheme, ranges).items()}
+
+    def run(w: dict, pixels: tf.Tensor, quantize: Quantize) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        """Log-probabilities, and the residual stream after each block."""
+        residuals = []
+
+        def note(name: str, x: tf.Tensor) -> tf.Tensor:
+            if name.endswith("mlp/residual"):
+                residuals.append(x)
+            return quantize(name, x)
+
+        return tf.nn.log_softmax(edge_graph.forward(w, pixels, arch, note)), residuals
 
     def forward_backward(pixels: tf.Tensor, values: dict) -> tuple[tf.Tensor, dict]:
         pixels = tf.cast(pixels, tf.float32)
-        target = tf.nn.log_softmax(edge_graph.forward(teacher, pixels, arch))
+        target, residuals = run(teacher, pixels, lambda name, x: x)
         with tf.GradientTape() as tape:
             tape.watch(values)
             now = teacher | {name: value * units[name] for name, value in values.items()}
-            stretched = {name: _scaled(ends, now.get(name)) for name, ends in ranges.items()}
-            quantize = rounding(arch, scheme, stretched)
-            found = tf.nn.log_softmax(edge_graph.forward(now, pixels, arch, quantize))
-            loss = tf.reduce_mean(tf.reduce_sum(tf.exp(target) * (target - found), axis=-1))
+            stretched = {name: _stretched(ends, now.get(name)) for name, ends in ranges.items()}
+            found, streams = run(now, pixels, rounding(arch, scheme, stretched))
+            divergence = tf.reduce_sum(tf.exp(target) * (target - found), axis=-1)
+            errors = [_relative(x, y, pixels.shape[0]) for x, y in zip(streams, residuals)]
+            loss = tf.reduce_mean(divergence) + tf.reduce_mean(errors)
         return loss, tape.gradient(loss, values, unconnected_gradients="zero")
 
     return forward_backward
 
 
-def _scaled(ends: Range, factor: tf.Tensor | None) -> tuple:
-    """A range stretched around zero, which keeps its zero point."""
-    return ends if factor is None else (ends[0] * factor, ends[1] * factor)
+def _relative(x: tf.Tensor, reference: tf.Tensor, images: int) -> tf.Tensor:
+    """Squared error of each image's part of a tensor, over its square: [images]."""
+    errors, squares = (
+        tf.reduce_sum(tf.reshape(tf.square(z), [images, -1]), axis=-1)
+        for z in (x - reference, reference)
+    )
+    return errors / squares
+
+
+def _stretched(ends: Range, stretch: tf.Tensor | None) -> tuple:
+    """A range stretched around zero, which keeps its zero point, by the exponential of `stretch`."""
+    return ends if stretch is None else (ends[0] * tf.exp(stretch), ends[1] * tf.exp(stretch))
 
 
 def _rms(value: np.ndarray) -> float:

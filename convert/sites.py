@@ -7,14 +7,16 @@ again by these names.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator
 
-from convert.schemes import DYNAMIC, INTEGER, MIXED, Scheme
+from convert.schemes import DYNAMIC, FLOAT, INTEGER, Scheme
 from tfvit.architecture import Architecture
 
 Range = tuple[float, float]
 PIXELS: Range = (0.0, 255.0)
 UNIT: Range = (0.0, 255 / 256)  # what TFLite fixes for an int8 softmax: scale 1/256
+GELU_FLOOR = -4.0  # GELU(-4) is -0.0001, and less below
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +29,7 @@ class Site:
     rows: what a dense layer reads, rounded by the runtime with a range for each row as it comes.
     symmetric: zero point 0.
     fixed: its range is known and not calibrated. fixed_integer: so where the whole graph is integer.
+    floor: its range goes no lower, because what reads it makes nothing of less.
     """
 
     layers: tuple[str, ...] | None
@@ -35,6 +38,7 @@ class Site:
     symmetric: bool = False
     fixed: Range | None = None
     fixed_integer: Range | None = None
+    floor: float = -math.inf
 
 
 def layers(arch: Architecture) -> list[str]:
@@ -46,6 +50,17 @@ def layers(arch: Architecture) -> list[str]:
     """
     parts = ("attention", "attention/out", "mlp/dense_1", "mlp/dense_2")
     return ["embedding", *(f"block_{i}/{part}" for i in range(arch.depth) for part in parts)]
+
+
+def by_row(arch: Architecture) -> frozenset[str]:
+    """The layers that even a mixed file rounds row by row: those of the class token's row in the last block.
+
+    One row costs nothing to round, and their error would be the logits' error.
+    """
+    if arch.pooling != "cls":
+        return frozenset()
+    last = f"block_{arch.depth - 1}"
+    return frozenset(f"{last}/{part}" for part in ("attention/out", "mlp/dense_1", "mlp/dense_2"))
 
 
 def dense_layers(arch: Architecture) -> dict[str, str | None]:
@@ -105,7 +120,7 @@ def _sites(arch: Architecture) -> Iterator[tuple[str, Site]]:
         yield f"{attention}/residual", Site(None)
         yield from norm(f"{block}/mlp/norm")
         yield f"{block}/mlp/dense_1/input", Site((f"{block}/mlp/dense_1",))
-        yield from dense(f"{block}/mlp/dense_1")
+        yield from dense(f"{block}/mlp/dense_1", floor=GELU_FLOOR)
         yield f"{block}/mlp/dense_2/input", Site((f"{block}/mlp/dense_2",))
         yield from dense(f"{block}/mlp/dense_2")
         yield f"{block}/mlp/residual", Site(None)
@@ -122,16 +137,19 @@ def _sites(arch: Architecture) -> Iterator[tuple[str, Site]]:
 def rounded(arch: Architecture, scheme: Scheme, in_float: frozenset[str]) -> dict[str, Site]:
     """The sites that a scheme rounds, where the layers `in_float` stay in float."""
 
+    dynamic = scheme.activations == DYNAMIC
+    left = in_float if dynamic else in_float | {None}
+    rows = frozenset([*layers(arch), None]) if dynamic else by_row(arch)
+
     def rounds(site: Site) -> bool:
         if scheme.activations == INTEGER:
             return not site.rows
-        if scheme.activations == DYNAMIC:
-            return (site.kernel or site.rows) and not in_float.issuperset(site.layers or [None])
-        if scheme.activations == MIXED:
-            return (
-                not site.rows and site.layers is not None and not in_float.issuperset(site.layers)
-            )
-        return False
+        if scheme.activations == FLOAT:
+            return False
+        used = frozenset(site.layers or [None])
+        if site.kernel:
+            return not used <= left
+        return used <= rows - left if site.rows else not used <= left | rows
 
     found = {name: site for name, site in sites(arch).items() if rounds(site)}
     if scheme.activations == INTEGER:

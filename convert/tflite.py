@@ -15,7 +15,7 @@ from ai_edge_litert import schema_py_generated as schema
 
 from convert import edge_graph, sites
 from convert.edge_graph import Weights
-from convert.schemes import BLOCK, DYNAMIC, INTEGER, MIXED, Scheme, blockwise
+from convert.schemes import BLOCK, INTEGER, MIXED, Scheme, blockwise
 from convert.sites import Range
 from edge_demo.quiet import quiet
 from tfvit.architecture import Architecture
@@ -50,10 +50,11 @@ def write(
     file = schema.ModelT.InitFromObj(schema.Model.GetRootAs(model))
     with quiet():
         aeq = quantizer.Quantizer(model)
-        if scheme.activations == DYNAMIC:
-            _dynamic(aeq, file, scheme, arch, in_float)
-            return bytes(aeq.quantize(None, None, False, False).quantized_model)
-        statistics = _static(aeq, file, scheme, arch, ranges or {}, in_float)
+        found, rounded = tensor_sites(file, arch), sites.rounded(arch, scheme, in_float)
+        _by_row(aeq, file, found, rounded, scheme)
+        statistics = None
+        if scheme.calibrated:
+            statistics = _static(aeq, file, found, rounded, scheme, ranges or {})
         return bytes(aeq.quantize(statistics, None, False, False).quantized_model)
 
 
@@ -79,40 +80,38 @@ def _float_model(
         return converter.convert()
 
 
-def _dynamic(
-    aeq, file: schema.ModelT, scheme: Scheme, arch: Architecture, in_float: frozenset[str]
+def _by_row(
+    aeq,
+    file: schema.ModelT,
+    found: dict[int, str],
+    rounded: dict[str, sites.Site],
+    scheme: Scheme,
 ) -> None:
-    """Rounds the kernels of the dense layers; the runtime rounds what they read, row by row."""
+    """Rounds the kernels of the dense layers whose rows the runtime rounds as they come."""
     from ai_edge_quantizer.qtyping import QuantGranularity
 
-    layer_of = sites.dense_layers(arch)
-    found = tensor_sites(file, arch)
     for op in file.subgraphs[0].operators:
         dense = found[op.outputs[0]].removesuffix("/output")
-        known = _kind(file, op) == "FULLY_CONNECTED" and dense in layer_of
-        if not known or layer_of[dense] in in_float:
-            continue
-        blocks = blockwise(scheme, dense, file.subgraphs[0].tensors[op.inputs[1]].shape[-1])
-        granularity = f"BLOCKWISE_{BLOCK}" if blocks else "CHANNELWISE"
-        aeq.add_dynamic_config(
-            *_selected(file, op), 4 if blocks else 8, getattr(QuantGranularity, granularity)
-        )
+        if _kind(file, op) == "FULLY_CONNECTED" and f"{dense}/rows" in rounded:
+            blocks = blockwise(scheme, dense, file.subgraphs[0].tensors[op.inputs[1]].shape[-1])
+            granularity = f"BLOCKWISE_{BLOCK}" if blocks else "CHANNELWISE"
+            aeq.add_dynamic_config(
+                *_selected(file, op), 4 if blocks else 8, getattr(QuantGranularity, granularity)
+            )
 
 
 def _static(
     aeq,
     file: schema.ModelT,
+    found: dict[int, str],
+    rounded: dict[str, sites.Site],
     scheme: Scheme,
-    arch: Architecture,
     ranges: dict[str, Range],
-    in_float: frozenset[str],
 ) -> dict[str, dict]:
     """Names the ops that compute in integers and returns the ranges of their tensors."""
     from ai_edge_quantizer import qtyping
     from ai_edge_quantizer.qtyping import TFLOperationName
 
-    rounded = sites.rounded(arch, scheme, in_float)
-    found = tensor_sites(file, arch)
     statistics = {}
     for op in file.subgraphs[0].operators:
         activations = [i for i in (*op.inputs, *op.outputs) if i in found]

@@ -115,7 +115,7 @@ def _quantize_one(
         with progress(steps, f"fine-tuning for {scheme.name}", "step") as bar:
 
             def advance(loss: float) -> None:
-                bar.set_postfix(nats=f"{loss:.1e}", refresh=False)
+                bar.set_postfix(error=f"{loss:.1e}", refresh=False)
                 bar.update()
 
             weights, ranges, losses = qat.finetune(
@@ -127,10 +127,8 @@ def _quantize_one(
                 advance=advance,
             )
         ends = [float(np.mean(part)) for part in (losses[:10], losses[-10:])]
-        say(
-            f"{scheme.name}: divergence from float {ends[0]:.1e} -> {ends[1]:.1e} nats, {steps} steps"
-        )
-        training |= {"steps": steps, "learning_rate": rate, "batch_size": batch, "divergence": ends}
+        say(f"{scheme.name}: distance from float {ends[0]:.1e} -> {ends[1]:.1e} in {steps} steps")
+        training |= {"steps": steps, "learning_rate": rate, "batch_size": batch, "distance": ends}
     return Quantized(scheme, weights, ranges, training=training)
 
 

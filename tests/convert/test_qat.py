@@ -38,7 +38,7 @@ def test_calibration_by_hand(graph, digits, method):
         }
         ends = [np.sort(x)[[beyond[x.size] - 1, -beyond[x.size]]] for x in seen[name]]
         low, high = (f(values) for f, values in zip(combine, zip(*ends)))
-        low, high = min(low, 0), max(high, 0)
+        low, high = min(max(low, site.floor), 0), max(high, 0)
         if site.symmetric:
             step = max(-low, high) / 127
             low, high = -128 * step, 127 * step
@@ -96,8 +96,8 @@ def test_fine_tuning_on_two_devices_is_that_on_one(tmp_path, digits_run):
         subprocess.run([sys.executable, "-c", MIRRORED, *map(str, arguments)], check=True)
         report = json.loads((tmp_path / strategy / "report.json").read_text())
         found[strategy] = report["files"]["int8"]
-    divergence = [found[strategy]["quantization"]["divergence"] for strategy in found]
-    assert divergence[1] == pytest.approx(divergence[0], 0.02)
+    distance = [found[strategy]["quantization"]["distance"] for strategy in found]
+    assert distance[1] == pytest.approx(distance[0], 0.02)
     assert found["one"]["accuracy"]["loss"] == pytest.approx(
         found["mirrored"]["accuracy"]["loss"], abs=2e-3
     )
