@@ -9,7 +9,7 @@ from ai_edge_litert.interpreter import Interpreter
 
 from convert import qat, sites, tflite
 from convert.delegation import delegation
-from convert.schemes import REFUSED, SCHEMES
+from convert.schemes import INTEGER, REFUSED, SCHEMES
 from edge_demo import Classifier
 
 INT8, FLOAT32, UINT8 = (getattr(schema.TensorType, t) for t in ("INT8", "FLOAT32", "UINT8"))
@@ -146,6 +146,21 @@ def test_all_schemes_at_two_resolutions_are_in_one_table(everything):
         assert entry["accuracy"]["images"] == 348 and entry["latency_ms"]["1"] > 0
         inside = Classifier(out / entry["file"]).description
         assert inside["accuracy"] == entry["accuracy"]
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_info_tells_what_a_file_holds(everything, name, tfvit_cli, tmp_path):
+    path = everything[0] / f"{name}-32.tflite"
+    assert tfvit_cli("info", path, "--json", tmp_path / "info.json").code == 0
+    found = json.loads((tmp_path / "info.json").read_text())
+    sizes, scheme = found["constant_bytes"], SCHEMES[name]
+    assert max(sizes, key=sizes.get) == scheme.weights
+    assert 0.5 * found["bytes"] < sum(sizes.values()) < found["bytes"] == path.stat().st_size
+    whole = scheme.activations == INTEGER
+    (given,), (result,) = found["inputs"], found["outputs"]
+    assert given == {"shape": [1, 32, 32, 3], "dtype": "uint8" if whole else "float32"}
+    assert result == {"shape": [1, 10], "dtype": given["dtype"]}
+    assert found["scheme"] == name and found["operators"]["BATCH_MATMUL"] == 4
 
 
 def test_sensitivity_names_every_layer_and_the_most_costly_first(tmp_path, tfvit_cli, digits_run):
