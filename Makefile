@@ -32,6 +32,7 @@ lint: install
 bench: install
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -r bench/requirements.txt
 	$(BIN)/python bench/edge_latency.py --json runs/bench.json
+	$(BIN)/python bench/qat_step.py
 
 clean:
 	rm -rf runs build *.egg-info .pytest_cache .ruff_cache

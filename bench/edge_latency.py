@@ -8,16 +8,14 @@ over the rounds of float32's time over the engine's, float32 being ours.
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import json
-import os
-import platform
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import about
 import click
 import numpy as np
 
@@ -32,9 +30,6 @@ CALIBRATION_IMAGES, CHECK_IMAGES = 64, 32
 MIN_COSINE = 0.9  # of the logits with the float model's: below this an engine is not timed
 UNCOUNTED, COUNTED = 1, 3  # calls of an engine when its turn comes: caches warm, then timed
 OURS, BASELINE = "tfvit", "tfvit float32"
-INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_fp16", "avx512_bf16")
-INSTRUCTIONS += ("amx_bf16", "amx_int8", "asimddp", "i8mm", "bf16", "sve")
-VERSIONED = ("ai-edge-litert", "ai-edge-quantizer", "tensorflow", "onnxruntime", "openvino", "nncf")
 
 
 @click.command(cls=Command, context_settings={"max_content_width": 100})
@@ -49,6 +44,11 @@ def main(models: tuple, threads: tuple, rounds: int, makers: tuple, report: Path
     """Latency of one image at 224 pixels: our files, TensorFlow's converter, ONNX Runtime, OpenVINO.
 
     The models have random weights with the statistics of trained ones.
+
+    \b
+    Examples:
+      python bench/edge_latency.py --model vit-s/16 --threads 1 --only OpenVINO --only NNCF
+      python bench/edge_latency.py --only tfvit --rounds 100 --json ours.json
     """
     need("convert")
     from peers import SUPPLIERS, missing
@@ -73,11 +73,9 @@ def main(models: tuple, threads: tuple, rounds: int, makers: tuple, report: Path
                 results.append({"model": name, "threads": count, "engines": rows})
                 click.echo(f"\n{name}, {count} thread{'s' * (count > 1)}\n")
                 click.echo(_table(rows))
-    about = {"machine": _machine(), "versions": _versions(), "rounds": rounds}
-    versions = ", ".join(f"{package} {version}" for package, version in about["versions"].items())
-    click.echo(f"\n{about['machine']}\n{versions}")
+    click.echo("\n" + about.lines())
     if report:
-        write_json(report, {**about, "results": results})
+        write_json(report, {**about.facts(), "rounds": rounds, "results": results})
 
 
 def _make(name: str, suppliers: list[Callable], folder: Path) -> list:
@@ -206,28 +204,6 @@ def _table(rows: list[dict]) -> str:
         cells.append([*line, f"{row['cosine']:.4f}", f"{100 * row['agreement']:.0f} %"])
     header = ["engine", "size", "latency", "speed", "quartiles", "cores", "cosine", "same top-1"]
     return table(cells, header)
-
-
-def _machine() -> str:
-    """Processor, cores and the instructions that matter here, as Linux tells them."""
-    with contextlib.suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        facts = {key.strip(): value.strip() for key, _, value in (s.partition(":") for s in lines)}
-        flags = (facts.get("flags") or facts.get("Features") or "").split()
-        known = " ".join(name for name in INSTRUCTIONS if name in flags)
-        processor = facts.get("model name") or platform.machine()
-        return f"{processor}, {os.cpu_count()} cores, {known}; {platform.system()}"
-    return (
-        f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores; {platform.system()}"
-    )
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for package in VERSIONED:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[package] = importlib.metadata.version(package)
-    return found
 
 
 if __name__ == "__main__":

@@ -38,12 +38,12 @@ class RandomViT:
         return np.concatenate([self.keras(part).numpy() for part in parts])
 
 
-def create(name: str, seed: int = 0) -> RandomViT:
-    """The model "vit-s/16" at 224 pixels with 1000 classes.
+def create(name: str, seed: int = 0, size: int = 224) -> RandomViT:
+    """The model "vit-s/16" at `size` pixels with 1000 classes.
 
     The head's bias takes off the logits' mean over images: what is left tells images apart.
     """
-    arch = architecture.named(name, CLASSES, 224)
+    arch = architecture.named(name, CLASSES, size)
     keras = vit.build(arch)
     rng = np.random.default_rng(seed)
     variables = vit.named_weights(keras)
@@ -51,7 +51,7 @@ def create(name: str, seed: int = 0) -> RandomViT:
     for key, variable in variables.items():
         variable.assign(_draw(rng, key, tuple(variable.shape), arch, massive))
     model = RandomViT(arch, keras.preprocess, {}, keras)
-    means = model.logits(images(HEAD_IMAGES, seed + 1)).mean(axis=0)
+    means = model.logits(images(HEAD_IMAGES, seed + 1, size)).mean(axis=0)
     variables["head/bias"].assign(-means)
     weights = {key: variable.numpy() for key, variable in variables.items()}
     return dataclasses.replace(model, weights=weights)
