@@ -142,7 +142,7 @@ def forward(
     pixels: tf.Tensor,
     arch: Architecture,
     quantize: Quantize = lambda name, x: x,
-    epsilon: float | None = None,
+    integer: bool = False,
 ) -> tf.Tensor:
     """Logits [batch, classes] of grey levels [batch, height, width, 3], the batch static.
 
@@ -150,9 +150,11 @@ def forward(
 
     w: folded weights, as arrays or variables.
     quantize: called at every site of `convert.sites`, with the tensor that the device will hold there.
-    epsilon: of the norms; None is the architecture's.
+    integer: in the form that suits an all-integer file: norms without epsilon, which is far below a step
+        of the mean square there, and their weighted means (`convert.equalise`) as dense layers, whose
+        int8 kernels hold the weights without error.
     """
-    epsilon = arch.layer_norm_epsilon if epsilon is None else epsilon
+    epsilon = 0.0 if integer else arch.layer_norm_epsilon
     batch, (rows, columns), patch = pixels.shape[0], arch.grid, arch.patch_size
     heads, head_dim, width = arch.heads, arch.head_dim, arch.width
 
@@ -169,7 +171,7 @@ def forward(
     def norm(name: str, x: tf.Tensor, output: str) -> tf.Tensor:
         """RMS norm over the channels: LayerNorm without its affine part, of what is centred already."""
         square = held(f"{name}/square", tf.multiply, x, x)
-        mean = held(f"{name}/mean", _mean, square, w.get("residual/mean"))
+        mean = held(f"{name}/mean", _mean, square, w.get("residual/mean"), integer)
         rsqrt = held(f"{name}/rsqrt", _rsqrt, mean, epsilon)
         return held(output, tf.multiply, x, rsqrt)
 
@@ -247,11 +249,13 @@ def _affine(x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor | None) -> tf.Tenso
     return y if bias is None else y + bias
 
 
-def _mean(square: tf.Tensor, weights: tf.Tensor | None) -> tf.Tensor:
+def _mean(square: tf.Tensor, weights: tf.Tensor | None, integer: bool) -> tf.Tensor:
     """Mean over the channels; weighted where they were equalised (`convert.equalise`)."""
-    if weights is None:
-        return tf.reduce_mean(square, axis=-1, keepdims=True)
-    return tf.matmul(square, weights)
+    if weights is not None and integer:
+        return tf.matmul(square, weights)
+    if weights is not None:
+        square = square * (weights.shape[0] * weights[:, 0])
+    return tf.reduce_mean(square, axis=-1, keepdims=True)
 
 
 def _rsqrt(mean: tf.Tensor, epsilon: float) -> tf.Tensor:

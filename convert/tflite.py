@@ -41,8 +41,7 @@ def write(
     """
     if scheme.weights == "float16":
         return _float_model(weights, arch, half=True)
-    # Where the mean square is int8 a step of it is far above epsilon: one op less in every norm.
-    model = _float_model(weights, arch, epsilon=0.0 if scheme.activations == INTEGER else None)
+    model = _float_model(weights, arch, integer=scheme.activations == INTEGER)
     if scheme.weights == "float32":
         return model
     from ai_edge_quantizer import quantizer
@@ -59,13 +58,13 @@ def write(
 
 
 def _float_model(
-    weights: Weights, arch: Architecture, *, half: bool = False, epsilon: float | None = None
+    weights: Weights, arch: Architecture, *, half: bool = False, integer: bool = False
 ) -> bytes:
-    """The edge graph in float32; half: with float16 weights. epsilon: of the norms, if another."""
+    """The edge graph in float32; half: with float16 weights. integer: as `edge_graph.forward` has it."""
     constants = {name: tf.constant(value) for name, value in weights.items()}
     signature = tf.TensorSpec([1, *arch.image_size, 3], tf.float32, name="pixels")
     graph = tf.function(
-        lambda pixels: {"logits": edge_graph.forward(constants, pixels, arch, epsilon=epsilon)},
+        lambda pixels: {"logits": edge_graph.forward(constants, pixels, arch, integer=integer)},
         [signature],
     )
     owner = tf.Module()
