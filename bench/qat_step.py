@@ -69,10 +69,10 @@ def _steps(name: str, size: int, batch: int) -> dict[str, Callable[[], object]]:
     equal = equalise.equalise(folded, arch, equalise.outliers(folded, arch, [pixels], lambda: None))
     ranges = qat.calibrate(equal, arch, [pixels], "minmax", lambda: None)
 
-    def alone(_, values: dict) -> tuple[tf.Tensor, dict]:
+    def alone(images: tf.Tensor, values: dict) -> tuple[tf.Tensor, dict]:
         with tf.GradientTape() as tape:
             tape.watch(values)
-            logits = edge_graph.forward(values, tf.cast(pixels, tf.float32), arch)
+            logits = edge_graph.forward(values, tf.cast(images, tf.float32), arch)
             loss = -tf.reduce_mean(tf.nn.log_softmax(logits)[:, 0])
         return loss, tape.gradient(loss, values)
 

@@ -153,7 +153,8 @@ def test_info_tells_what_a_file_holds(everything, name, tfvit_cli, tmp_path):
     assert tfvit_cli("info", path, "--json", tmp_path / "info.json").code == 0
     found = json.loads((tmp_path / "info.json").read_text())
     sizes, scheme = found["constant_bytes"], SCHEMES[name]
-    assert max(sizes, key=sizes.get) == scheme.weights
+    # int4 shares the file with the ends and whatever has no blocks of 32
+    assert scheme.weights == ("int4" if "int4" in sizes else max(sizes, key=sizes.get))
     assert 0.5 * found["bytes"] < sum(sizes.values()) < found["bytes"] == path.stat().st_size
     whole = scheme.activations == INTEGER
     (given,), (result,) = found["inputs"], found["outputs"]

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -42,7 +43,10 @@ def edited(model, edit):
 
 
 def without_an_operand(model):
-    """The second operand of a matrix product left out: the runtime reads past the first."""
+    """The second operand of a matrix product left out: the runtime reads past the first.
+
+    Mostly that is its end; if what lies there happens to be a number it can bear, it complains.
+    """
 
     def cut(op, name):
         op.inputs = op.inputs[:1] if name == "BATCH_MATMUL" else op.inputs
@@ -86,9 +90,9 @@ def timed(path):
 
 
 USES = {"run": once, "time": timed, "memory": runner.memory, "delegation": runner.delegation}
-DEADLY = "the runtime ended with SIGSEGV"
+DEADLY = r"(the runtime ended with SIG(SEGV|ABRT|BUS)|.* failed to prepare\.)"
 ABSENT = "Invalid tensor index 1000000"
-# what is wrong -> (what breaks a model, part of the message of each use that finds it)
+# what is wrong -> (what breaks a model, part of the message of each use that finds it, a pattern)
 BROKEN = {
     "missing operand": (without_an_operand, dict.fromkeys(USES, DEADLY)),
     "missing tensor": (of_a_tensor_that_is_not, dict.fromkeys(USES, ABSENT)),
@@ -123,7 +127,7 @@ def test_a_bad_file_is_a_gate_error_that_names_it(name, use, broken):
     with pytest.raises(GateError) as caught:
         USES[use](broken / f"{name}.tflite")
     message = str(caught.value)
-    assert message.startswith(f"{name}.tflite: ") and BROKEN[name][1][use] in message
+    assert re.match(rf"{name}\.tflite: .*{BROKEN[name][1][use]}", message)
     assert len(message.splitlines()) == 1 and str(broken) not in message
 
 
@@ -183,7 +187,7 @@ def test_nothing_is_left_of_an_export_that_ends_the_runtime(
     options = ("--data", "digits", "--qat-steps", "0", "--calibration-images", "32")
     done = tfvit_cli("convert", digits_run, *arguments, *options, "--out", tmp_path / "out")
     assert done.code == 3
-    assert done.err.splitlines()[-1] == f"error: {scheme}.tflite: {DEADLY}"
+    assert re.fullmatch(rf"error: {scheme}\.tflite: {DEADLY}", done.err.splitlines()[-1])
     assert list((tmp_path / "out").iterdir()) == []
 
 
