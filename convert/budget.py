@@ -37,7 +37,9 @@ def keep(
     for layers in _candidates(quantized, list(measured)):
         candidate = dataclasses.replace(quantized, in_float=layers)
         tried[len(layers)] = drop(candidate)
-        say(f"{name}: loses {tried[len(layers)]:.2f} points with {len(layers)} of the layers in float")
+        say(
+            f"{name}: loses {tried[len(layers)]:.2f} points with {len(layers)} of the layers in float"
+        )
         if tried[len(layers)] <= max_drop:
             return candidate
     write_json(failed, {"scheme": name, "drop": lost, "tried": tried, "sensitivity": measured})
