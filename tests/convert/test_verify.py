@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import re
 import signal
 from pathlib import Path
 
@@ -42,14 +41,11 @@ def edited(model, edit):
     return bytes(builder.Output())
 
 
-def without_an_operand(model):
-    """The second operand of a matrix product left out: the runtime reads past the first.
-
-    Mostly that is its end; if what lies there happens to be a number it can bear, it complains.
-    """
+def without_operands(model):
+    """The operands of a matrix product declared absent: the runtime follows a null pointer."""
 
     def cut(op, name):
-        op.inputs = op.inputs[:1] if name == "BATCH_MATMUL" else op.inputs
+        op.inputs = [-1, -1] if name == "BATCH_MATMUL" else op.inputs
 
     return edited(model, cut)
 
@@ -90,11 +86,11 @@ def timed(path):
 
 
 USES = {"run": once, "time": timed, "memory": runner.memory, "delegation": runner.delegation}
-DEADLY = r"(the runtime ended with SIG(SEGV|ABRT|BUS)|.* failed to prepare\.)"
+DEADLY = "the runtime ended with SIGSEGV"
 ABSENT = "Invalid tensor index 1000000"
-# what is wrong -> (what breaks a model, part of the message of each use that finds it, a pattern)
+# what is wrong -> (what breaks a model, part of the message of each use that finds it)
 BROKEN = {
-    "missing operand": (without_an_operand, dict.fromkeys(USES, DEADLY)),
+    "missing operands": (without_operands, dict.fromkeys(USES, DEADLY)),
     "missing tensor": (of_a_tensor_that_is_not, dict.fromkeys(USES, ABSENT)),
     "half a file": (
         lambda model: model,
@@ -127,7 +123,7 @@ def test_a_bad_file_is_a_gate_error_that_names_it(name, use, broken):
     with pytest.raises(GateError) as caught:
         USES[use](broken / f"{name}.tflite")
     message = str(caught.value)
-    assert re.match(rf"{name}\.tflite: .*{BROKEN[name][1][use]}", message)
+    assert message.startswith(f"{name}.tflite: ") and BROKEN[name][1][use] in message
     assert len(message.splitlines()) == 1 and str(broken) not in message
 
 
@@ -183,11 +179,11 @@ def break_in_export(monkeypatch, scheme, breaks):
 def test_nothing_is_left_of_an_export_that_ends_the_runtime(
     scheme, arguments, tmp_path, digits_run, tfvit_cli, monkeypatch
 ):
-    break_in_export(monkeypatch, scheme, without_an_operand)
+    break_in_export(monkeypatch, scheme, without_operands)
     options = ("--data", "digits", "--qat-steps", "0", "--calibration-images", "32")
     done = tfvit_cli("convert", digits_run, *arguments, *options, "--out", tmp_path / "out")
     assert done.code == 3
-    assert re.fullmatch(rf"error: {scheme}\.tflite: {DEADLY}", done.err.splitlines()[-1])
+    assert done.err.splitlines()[-1] == f"error: {scheme}.tflite: {DEADLY}"
     assert list((tmp_path / "out").iterdir()) == []
 
 
