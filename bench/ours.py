@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from random_vit import RandomViT
 
 from convert import edge_graph, equalise, qat, tflite
-from convert.schemes import SCHEMES
+from convert.edge_graph import Weights
+from convert.schemes import SCHEMES, Scheme
+from convert.sites import Range
+
+
+def prepared(
+    model: RandomViT, images: np.ndarray
+) -> Callable[[Scheme], tuple[Weights, dict[str, Range]]]:
+    """What each scheme starts from: weights, and ranges calibrated on uint8 [n, h, w, 3] if it has any."""
+    arch = model.architecture
+    folded = edge_graph.fold(model.weights, arch, model.preprocess)
+    batches = [images[i : i + 8] for i in range(0, len(images), 8)]
+    equal = equalise.equalise(folded, arch, equalise.outliers(folded, arch, batches, lambda: None))
+    ranges = qat.calibrate(equal, arch, batches, "minmax", lambda: None)
+    return lambda scheme: (equal, ranges) if scheme.calibrated else (folded, {})
 
 
 def ours(model: RandomViT, images: np.ndarray) -> dict[str, bytes]:
@@ -14,12 +30,10 @@ def ours(model: RandomViT, images: np.ndarray) -> dict[str, bytes]:
 
     No fine-tuning: the weights are as random as they were, and the peers' are not tuned either.
     """
+    start = prepared(model, images)
     arch = model.architecture
-    folded = edge_graph.fold(model.weights, arch, model.preprocess)
-    batches = [images[i : i + 8] for i in range(0, len(images), 8)]
-    equal = equalise.equalise(folded, arch, equalise.outliers(folded, arch, batches, lambda: None))
-    ranges = qat.calibrate(equal, arch, batches, "minmax", lambda: None)
-    return {
-        name: tflite.write(scheme, equal if scheme.calibrated else folded, arch, ranges)
-        for name, scheme in SCHEMES.items()
-    }
+    files = {}
+    for name, scheme in SCHEMES.items():
+        weights, ranges = start(scheme)
+        files[name] = tflite.write(scheme, weights, arch, ranges)
+    return files

@@ -58,21 +58,20 @@ def main(name: str, size: int, batch: int, rounds: int) -> None:
 def _steps(name: str, size: int, batch: int) -> dict[str, Callable[[], object]]:
     import random_vit
     import tensorflow as tf
+    from ours import prepared
 
-    from convert import edge_graph, equalise, qat
-    from convert.schemes import SCHEMES
+    from convert import edge_graph, qat
+    from convert.schemes import SCHEMES, Scheme
 
     model = random_vit.create(name, size=size)
     arch = model.architecture
-    pixels = tf.constant(random_vit.images(batch, seed=2, size=size))
-    folded = edge_graph.fold(model.weights, arch, model.preprocess)
-    equal = equalise.equalise(folded, arch, equalise.outliers(folded, arch, [pixels], lambda: None))
-    ranges = qat.calibrate(equal, arch, [pixels], "minmax", lambda: None)
+    images = random_vit.images(batch, seed=2, size=size)
+    start, pixels = prepared(model, images), tf.constant(images)
 
-    def alone(images: tf.Tensor, values: dict) -> tuple[tf.Tensor, dict]:
+    def alone(batch: tf.Tensor, values: dict) -> tuple[tf.Tensor, dict]:
         with tf.GradientTape() as tape:
             tape.watch(values)
-            logits = edge_graph.forward(values, tf.cast(images, tf.float32), arch)
+            logits = edge_graph.forward(values, tf.cast(batch, tf.float32), arch)
             loss = -tf.reduce_mean(tf.nn.log_softmax(logits)[:, 0])
         return loss, tape.gradient(loss, values)
 
@@ -81,18 +80,19 @@ def _steps(name: str, size: int, batch: int) -> dict[str, Callable[[], object]]:
         values = {name: tf.constant(value, tf.float32) for name, value in values.items()}
         return lambda: step(pixels, values)[0].numpy()
 
-    def tuned(scheme, weights: dict, ranges: dict) -> Callable[[], object]:
-        start = qat.trainable(weights, arch, scheme, ranges)
+    def tuned(scheme: Scheme) -> Callable[[], object]:
+        weights, ranges = start(scheme)
+        values = qat.trainable(weights, arch, scheme, ranges)
         return compiled(
             qat.make_forward_backward(weights, arch, scheme, ranges),
-            {name: value for name, (value, _) in start.items()},
+            {name: value for name, (value, _) in values.items()},
         )
 
-    steps = {ALONE: compiled(alone, folded), TEACHER: tuned(SCHEMES["float32"], equal, {})}
+    single = SCHEMES["float32"]
+    steps = {ALONE: compiled(alone, start(single)[0]), TEACHER: tuned(single)}
     for scheme in SCHEMES.values():
         if scheme.steps:
-            held = (equal, ranges) if scheme.calibrated else (folded, {})
-            steps[scheme.name] = tuned(scheme, *held)
+            steps[scheme.name] = tuned(scheme)
     return steps
 
 
