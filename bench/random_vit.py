@@ -12,8 +12,9 @@ import numpy as np
 import tensorflow as tf
 
 from edge_demo.preprocess import PreprocessSpec
-from tfvit import architecture, preprocess, vit
+from tfvit import architecture, preprocess
 from tfvit.architecture import Architecture
+from tfvit.model import Model, build, named_weights
 
 CLASSES = 1000
 HEAD_IMAGES = 32  # that set the head's bias
@@ -21,12 +22,12 @@ HEAD_IMAGES = 32  # that set the head's bias
 
 @dataclasses.dataclass(frozen=True)
 class RandomViT:
-    """weights: float32 by name, as `tfvit.vit.named_weights` has them. keras: the same as a model."""
+    """weights: float32 by name, as `tfvit.model.named_weights` has them. keras: the same as a model."""
 
     architecture: Architecture
     preprocess: PreprocessSpec
     weights: dict[str, np.ndarray]
-    keras: vit.VisionTransformer
+    keras: Model
 
     def normalise(self, pixels: np.ndarray) -> np.ndarray:
         """Grey levels [n, height, width, 3] as the float model's input."""
@@ -44,9 +45,9 @@ def create(name: str, seed: int = 0, size: int = 224) -> RandomViT:
     The head's bias takes off the logits' mean over images: what is left tells images apart.
     """
     arch = architecture.named(name, CLASSES, size)
-    keras = vit.build(arch)
+    keras = build(arch)
     rng = np.random.default_rng(seed)
-    variables = vit.named_weights(keras)
+    variables = named_weights(keras)
     massive = rng.choice(arch.width, 3, replace=False)  # of the residual stream, in every block
     for key, variable in variables.items():
         variable.assign(_draw(rng, key, tuple(variable.shape), arch, massive))

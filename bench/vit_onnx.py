@@ -19,7 +19,7 @@ INPUT, OUTPUT = "image", "logits"
 def model(weights: dict[str, np.ndarray], arch: Architecture) -> onnx.ModelProto:
     """float32 `image` [1, 3, height, width], normalised -> float32 `logits` [1, classes].
 
-    weights: by name, as `tfvit.vit.named_weights` has them; with a class token.
+    weights: by name, as `tfvit.model.named_weights` has them; with a class token.
     """
     nodes, constants = [], {}
 

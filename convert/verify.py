@@ -18,10 +18,11 @@ import numpy as np
 from convert import runner
 from edge_demo import metadata
 from edge_demo.errors import GateError
-from tfvit import checkpoint, vit
+from tfvit import checkpoint
 from tfvit.data import Source, pipeline
 from tfvit.evaluate import classification
 from tfvit.evaluate.classification import Predictions
+from tfvit.model import build
 from tfvit.preprocess import normalise
 from tfvit.progress import progress
 
@@ -265,7 +266,7 @@ def sample(model: Model, source: Source | None) -> np.ndarray:
 
 def _keras_logits(model: Model, pixels: np.ndarray) -> np.ndarray:
     """What the float model itself says, in batches of a few."""
-    keras_model = vit.build(model.architecture, labels=model.labels, preprocess=model.preprocess)
+    keras_model = build(model.architecture, labels=model.labels, preprocess=model.preprocess)
     checkpoint.assign(keras_model, model.weights, "checkpoint")
     found = []
     with progress(len(pixels), "asking Keras", "img") as bar:

@@ -6,8 +6,8 @@
     model = tfvit.load("checkpoint")          # model.architecture, model.preprocess, model.labels
 
 architecture.py  the dataclass and the table of named variants
-layers.py vit.py the model
-posemb.py        position embeddings at another resolution
+model.py         an architecture as a tf_keras model: vit.py with layers.py, resnet.py
+posemb.py        position embeddings, fixed ones and at another resolution
 checkpoint.py    the checkpoint folder
 preprocess.py    PreprocessSpec as TensorFlow ops
 data/            image folders, TFDS, digits; augmentation; the input pipeline
@@ -26,7 +26,7 @@ from edge_demo.preprocess import PreprocessSpec
 
 __all__ = ["PreprocessSpec", "UserError", "create_model", "load", "save"]
 
-_HOME = {"create_model": "tfvit.vit", "load": "tfvit.checkpoint", "save": "tfvit.checkpoint"}
+_HOME = {"create_model": "tfvit.model", "load": "tfvit.checkpoint", "save": "tfvit.checkpoint"}
 
 
 def __getattr__(name: str):

@@ -1,16 +1,15 @@
-"""What a Vision Transformer is made of: one frozen dataclass and one table of named variants."""
+"""What a model is made of: a frozen dataclass per family and tables of the named ones."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
 import math
-import re
 
 from edge_demo.errors import UserError
 
 # name: (width, depth, mlp_dim, heads). S, B, L and H as in arXiv 2010.11929 table 1 and DeiT; Ti as in
-# DeiT; mu as in google-research/big_vision models/vit.py, for tests.
+# DeiT; g and G as in arXiv 2106.04560 table 2; mu as in google-research/big_vision models/vit.py, for tests.
 VARIANTS = {
     "vit-mu": (32, 1, 128, 2),
     "vit-ti": (192, 12, 768, 3),
@@ -18,11 +17,33 @@ VARIANTS = {
     "vit-b": (768, 12, 3072, 12),
     "vit-l": (1024, 24, 4096, 16),
     "vit-h": (1280, 32, 5120, 16),
+    "vit-g": (1408, 40, 6144, 16),
+    "vit-G": (1664, 48, 8192, 16),
 }
-POOLINGS = ("cls", "gap")
+# name: (variant, residual units of each stage of the ResNet stem, patch of its features), as in
+# google-research/vision_transformer vit_jax/configs/models.py. The number after the slash is Google's;
+# R+Ti/16 in fact has one token per 32 pixels, since a pooling follows its root convolution.
+HYBRIDS = {
+    "r+vit-ti/16": ("vit-ti", (), 8),
+    "r26+vit-s/32": ("vit-s", (2, 2, 2, 2), 1),
+    "r50+vit-b/16": ("vit-b", (3, 4, 9), 1),
+    "r50+vit-l/32": ("vit-l", (3, 4, 6, 3), 1),
+}
+# name: (residual units of each stage, width factor), as in arXiv 1912.11370 (BiT).
+RESNETS = {
+    "bit-r50x1": ((3, 4, 6, 3), 1),
+    "bit-r50x3": ((3, 4, 6, 3), 3),
+    "bit-r101x1": ((3, 4, 23, 3), 1),
+    "bit-r101x3": ((3, 4, 23, 3), 3),
+    "bit-r152x2": ((3, 8, 36, 3), 2),
+    "bit-r152x4": ((3, 8, 36, 3), 4),
+}
+POOLINGS = ("cls", "gap", "map")
+POSITIONS = ("learned", "learned_2d", "relative", "sincos_2d", "none")
 ACTIVATIONS = ("gelu_tanh", "gelu")
 POSITION_INTERPOLATIONS = ("bilinear", "bicubic")
 MAX_PATCHES = 65_536
+ROOT_STRIDE = 4  # of a ResNet's root: a convolution and a pooling of stride 2 each
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,17 +52,29 @@ class Architecture:
 
     name: the variant it came from, "vit-b/16".
     num_classes: outputs of the head.
-    image_size: (height, width) in pixels, each divisible by patch_size.
+    image_size: (height, width) in pixels, each divisible by `stride`.
+    patch_size: in pixels, or in features of the stem.
     width, depth, mlp_dim, heads: D, L, MLP size and k of the paper's table 1.
-    pooling: "cls" (a class token) or "gap" (mean over the patches, no class token).
+    stem: of a hybrid (paper, section 3.1): residual units of each stage of a BiT ResNet whose features
+        the patches are taken from; () is its root alone, None no hybrid.
+    position: "learned", a vector per token; "learned_2d", half a vector per row and half a one per column;
+        "relative", a vector per distance in the sequence, which queries attend to as well (these and
+        "none": paper, appendix D.4); "sincos_2d", fixed (MoCo v3; arXiv 2205.01580).
+    position_interpolation: how learned position embeddings go to another image size: "bilinear" with
+        aligned corners (Google's code) or "bicubic" as torch has it (DINOv2, Hugging Face); see
+        `tfvit.posemb`.
+    pooling: "cls" (a class token), "gap" (mean over the patches) or "map" (multihead attention pooling,
+        arXiv 2106.04560); the latter two without class token.
+    distillation_token: a second class token with a head of its own; logits are the mean of both (DeiT,
+        arXiv 2012.12877).
+    registers: tokens without position or use, after the class token (arXiv 2309.16588).
     representation_size: width of the pre-training head's hidden layer (tanh), None for a single linear
         layer (paper, section 3.1).
+    qkv_bias: whether query, key and value have biases.
     layer_norm_epsilon: 1e-6 in Google's code.
     activation: of the MLP: "gelu_tanh", the approximation of flax's `nn.gelu`, or "gelu", the erf form
         (timm, DeiT, DINOv2, Hugging Face).
     layer_scale: initial gain per channel of every residual branch (arXiv 2103.17239; DINOv2), or None.
-    position_interpolation: how position embeddings go to another image size: "bilinear" with aligned
-        corners (Google's code) or "bicubic" as torch has it (DINOv2, Hugging Face); see `tfvit.posemb`.
     dropout: after every dense layer but the q, k, v projections, and after adding the position
         embedding (paper, appendix B.1).
     stochastic_depth: drop rate of the last block's branches, growing linearly from 0 at the first.
@@ -57,42 +90,35 @@ class Architecture:
     depth: int
     mlp_dim: int
     heads: int
+    stem: tuple[int, ...] | None = None
+    position: str = "learned"
+    position_interpolation: str = "bilinear"
     pooling: str = "cls"
+    distillation_token: bool = False
+    registers: int = 0
     representation_size: int | None = None
+    qkv_bias: bool = True
     layer_norm_epsilon: float = 1e-6
     activation: str = "gelu_tanh"
     layer_scale: float | None = None
-    position_interpolation: str = "bilinear"
     dropout: float = 0.0
     stochastic_depth: float = 0.0
 
     def __post_init__(self) -> None:
-        size = self.image_size
-        size = (size, size) if isinstance(size, int) else tuple(size)
-        object.__setattr__(self, "image_size", size)
-        if len(size) != 2 or not all(isinstance(n, int) and n > 0 for n in size):
-            raise UserError(f"image size {size} is not a height and a width in pixels")
+        object.__setattr__(self, "image_size", _pixels(self.image_size))
         for field in ("num_classes", "patch_size", "width", "depth", "mlp_dim", "heads"):
             value = getattr(self, field)
-            if not isinstance(value, int) or value < 1:
+            if not _whole(value, 1):
                 raise UserError(f"model {self.name}: {field} must be at least 1, not {value!r}")
-        uneven = [n for n in size if n % self.patch_size]
-        if uneven:
-            lower = max(self.patch_size, uneven[0] // self.patch_size * self.patch_size)
-            raise UserError(
-                f"image size {'x'.join(map(str, size))} is not divisible by the patch size "
-                f"{self.patch_size} of {self.name}; take {lower} or {lower + self.patch_size}"
-            )
-        if self.grid[0] * self.grid[1] > MAX_PATCHES:
-            raise UserError(
-                f"image size {size[0]}x{size[1]} makes {self.grid[0] * self.grid[1]} patches of "
-                f"{self.patch_size} pixels; at most {MAX_PATCHES}"
-            )
+        if self.stem is not None:
+            object.__setattr__(self, "stem", _units(self.stem, "stem", fewest=0))
+        self._check_grid()
         if self.width % self.heads:
             raise UserError(
                 f"model {self.name}: width {self.width} is not divisible by heads {self.heads}"
             )
         for field, known in (
+            ("position", POSITIONS),
             ("pooling", POOLINGS),
             ("activation", ACTIVATIONS),
             ("position_interpolation", POSITION_INTERPOLATIONS),
@@ -101,9 +127,19 @@ class Architecture:
                 raise UserError(
                     f"{field} {getattr(self, field)!r} is not one of {', '.join(known)}"
                 )
+        if self.position.endswith("_2d") and self.width % 4:
+            raise UserError(f"position {self.position} needs a width divisible by 4")
+        for field in ("distillation_token", "qkv_bias"):
+            if getattr(self, field) not in (True, False):
+                raise UserError(f"{field} {getattr(self, field)!r} is neither true nor false")
+            object.__setattr__(self, field, bool(getattr(self, field)))
+        if not _whole(self.registers, 0):
+            raise UserError(f"registers {self.registers!r} is not a number of tokens")
         hidden = self.representation_size
-        if hidden is not None and (not isinstance(hidden, int) or hidden < 1):
+        if hidden is not None and not _whole(hidden, 1):
             raise UserError(f"representation_size must be at least 1 or none, not {hidden!r}")
+        if self.distillation_token and (self.pooling != "cls" or hidden):
+            raise UserError("distillation_token needs pooling cls and no representation_size")
         epsilon = self.layer_norm_epsilon
         if not isinstance(epsilon, float) or not 0 < epsilon < 1:
             raise UserError(f"layer_norm_epsilon {epsilon!r} is not in (0, 1)")
@@ -115,15 +151,43 @@ class Architecture:
             if not isinstance(rate, (int, float)) or not 0 <= rate < 1:
                 raise UserError(f"{field} {rate!r} is not in [0, 1)")
 
+    def _check_grid(self) -> None:
+        size, stride = self.image_size, self.stride
+        uneven = [n for n in size if n % stride]
+        if uneven:
+            lower = max(stride, uneven[0] // stride * stride)
+            what = "patch size" if self.stem is None else "stride"
+            raise UserError(
+                f"image size {'x'.join(map(str, size))} is not divisible by the {what} "
+                f"{stride} of {self.name}; take {lower} or {lower + stride}"
+            )
+        if self.grid[0] * self.grid[1] > MAX_PATCHES:
+            raise UserError(
+                f"image size {size[0]}x{size[1]} makes {self.grid[0] * self.grid[1]} patches of "
+                f"{stride} pixels; at most {MAX_PATCHES}"
+            )
+
+    @property
+    def stride(self) -> int:
+        """Pixels from one patch to the next."""
+        if self.stem is None:
+            return self.patch_size
+        return ROOT_STRIDE * 2 ** max(len(self.stem) - 1, 0) * self.patch_size
+
     @property
     def grid(self) -> tuple[int, int]:
         """Patches (down, across)."""
-        return self.image_size[0] // self.patch_size, self.image_size[1] // self.patch_size
+        return self.image_size[0] // self.stride, self.image_size[1] // self.stride
+
+    @property
+    def class_tokens(self) -> int:
+        """Tokens that the head reads, at the start of the sequence: 0 without a class token."""
+        return (self.pooling == "cls") + self.distillation_token
 
     @property
     def prefix_tokens(self) -> int:
-        """Tokens before the patches: 1 with a class token, else 0."""
-        return 1 if self.pooling == "cls" else 0
+        """Tokens before the patches: class tokens, then registers."""
+        return self.class_tokens + self.registers
 
     @property
     def tokens(self) -> int:
@@ -137,42 +201,115 @@ class Architecture:
 
     def to_json(self) -> dict:
         """A dictionary of JSON types; `from_json` is its inverse."""
-        return {**dataclasses.asdict(self), "image_size": list(self.image_size)}
+        return _to_json(self)
 
-    @classmethod
-    def from_json(cls, values: dict) -> Architecture:
-        """An architecture from `to_json`'s dictionary; UserError names a missing or unknown field."""
-        try:
-            return cls(**values)
-        except TypeError as error:
-            raise UserError(f"architecture: {error}") from None
+
+@dataclasses.dataclass(frozen=True)
+class ResNetArchitecture:
+    """A BiT ResNet v2, the paper's baseline (arXiv 1912.11370): pre-activation, GroupNorm, StdConv.
+
+    units: residual units of each stage. width_factor: of all channels; 64 times it leave the root.
+    Raises UserError for a value that no model can have.
+    """
+
+    name: str
+    num_classes: int
+    image_size: tuple[int, int]
+    units: tuple[int, ...]
+    width_factor: int
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "image_size", _pixels(self.image_size))
+        object.__setattr__(self, "units", _units(self.units, "units", fewest=1))
+        for field in ("num_classes", "width_factor"):
+            value = getattr(self, field)
+            if not _whole(value, 1):
+                raise UserError(f"model {self.name}: {field} must be at least 1, not {value!r}")
+
+    def to_json(self) -> dict:
+        """A dictionary of JSON types; `from_json` is its inverse."""
+        return _to_json(self)
+
+
+FAMILIES = {"vit": Architecture, "bit": ResNetArchitecture}
+
+
+def from_json(values: dict) -> Architecture | ResNetArchitecture:
+    """An architecture from its `to_json`; UserError names a missing or unknown field."""
+    family = values.get("family")
+    if family not in FAMILIES:
+        raise UserError(f"architecture: family {family!r} is not one of {', '.join(FAMILIES)}")
+    try:
+        return FAMILIES[family](**{k: v for k, v in values.items() if k != "family"})
+    except TypeError as error:
+        raise UserError(f"architecture: {error}") from None
 
 
 def named(
     name: str, num_classes: int, image_size: int | tuple[int, int] = 224, /, **changes
-) -> Architecture:
-    """The architecture of "vit-VARIANT/PATCH", such as "vit-b/16" or "vit-ti/4".
+) -> Architecture | ResNetArchitecture:
+    """The architecture of a name: "vit-VARIANT/PATCH", as "vit-ti/4", a hybrid or a ResNet.
 
-    changes: any other field of Architecture: pooling="gap", depth=6, dropout=0.1.
-    Raises UserError for an unknown name or field, or an image size that the patch does not divide.
+    changes: any other field of the architecture: pooling="gap", depth=6, dropout=0.1.
+    Raises UserError for an unknown name or field, or an image size that does not fit.
     """
-    match = re.fullmatch(r"(.+)/(\d+)", name.lower())
-    if not match or match[1] not in VARIANTS:
-        known = ", ".join(f"{v}/PATCH" for v in VARIANTS)
-        close = difflib.get_close_matches(name.lower().split("/")[0], VARIANTS, n=1, cutoff=0.5)
-        hint = f"did you mean {close[0]}/16? " if close else ""
-        raise UserError(f"unknown model {name!r}: {hint}known are {known} (PATCH in pixels)")
     taken = sorted({"name", "num_classes", "image_size", "patch_size"} & changes.keys())
+    values = {"family": "vit", "num_classes": num_classes, "image_size": image_size}
+    variant, _, patch = name.rpartition("/")
+    variant = variant if variant in VARIANTS else variant.lower()
+    if name.lower() in RESNETS:
+        values |= {"family": "bit", "name": name.lower()}
+        values |= dict(zip(("units", "width_factor"), RESNETS[name.lower()]))
+    elif name.lower() in HYBRIDS:
+        variant, stem, patch_size = HYBRIDS[name.lower()]
+        values |= {"name": name.lower(), "stem": stem, "patch_size": patch_size}
+        values |= _shape(variant)
+    elif variant in VARIANTS and patch.isdecimal():
+        values |= {"name": f"{variant}/{int(patch)}", "patch_size": int(patch), **_shape(variant)}
+    else:
+        known = ", ".join([f"{v}/PATCH" for v in VARIANTS] + [*HYBRIDS, *RESNETS])
+        raise UserError(
+            f"unknown model {name!r}: {_guess(name)}known are {known} (PATCH in pixels)"
+        )
     if taken:
         raise UserError(f"{taken[0]} is not set as a further field: it is given apart")
-    width, depth, mlp_dim, heads = VARIANTS[match[1]]
-    values = {"width": width, "depth": depth, "mlp_dim": mlp_dim, "heads": heads, **changes}
-    return Architecture.from_json(
-        {
-            "name": name.lower(),
-            "num_classes": num_classes,
-            "image_size": image_size,
-            "patch_size": int(match[2]),
-            **values,
-        }
-    )
+    return from_json(values | changes)
+
+
+def _shape(variant: str) -> dict[str, int]:
+    return dict(zip(("width", "depth", "mlp_dim", "heads"), VARIANTS[variant]))
+
+
+def _guess(name: str) -> str:
+    """The known name that is meant, as a question; nothing if it is like none."""
+    forms = {v: f"{v}/16" for v in VARIANTS} | {n: n for n in (*HYBRIDS, *RESNETS)}
+    for wanted in (name.lower(), name.lower().split("/")[0]):
+        close = difflib.get_close_matches(wanted, forms, n=1, cutoff=0.5)
+        if close:
+            return f"did you mean {forms[close[0]]}? "
+    return ""
+
+
+def _to_json(arch: Architecture | ResNetArchitecture) -> dict:
+    family = next(name for name, kind in FAMILIES.items() if isinstance(arch, kind))
+    values = dataclasses.asdict(arch).items()
+    return {"family": family} | {k: list(v) if isinstance(v, tuple) else v for k, v in values}
+
+
+def _pixels(size: int | tuple[int, int]) -> tuple[int, int]:
+    size = (size, size) if isinstance(size, int) else tuple(size)
+    if len(size) != 2 or not all(_whole(n, 1) for n in size):
+        raise UserError(f"image size {size} is not a height and a width in pixels")
+    return size
+
+
+def _units(values: tuple[int, ...], field: str, fewest: int) -> tuple[int, ...]:
+    if not isinstance(values, (list, tuple)) or len(values) < fewest:
+        raise UserError(f"{field} {values!r} is not a list of numbers of residual units")
+    if not all(_whole(n, 1) for n in values):
+        raise UserError(f"{field} {values!r} holds what is no number of residual units")
+    return tuple(values)
+
+
+def _whole(value: object, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least

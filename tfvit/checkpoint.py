@@ -15,7 +15,7 @@ import numpy as np
 
 from edge_demo.errors import UserError
 from edge_demo.preprocess import PreprocessSpec
-from tfvit.architecture import Architecture
+from tfvit import architecture
 from tfvit.files import atomic_folder, recover
 
 CONFIG, WEIGHTS, OPTIMIZER = "config.json", "weights.safetensors", "optimizer.safetensors"
@@ -26,7 +26,7 @@ VERSIONED = ("tfvit", "tensorflow", "tf-keras", "numpy")
 def save(model, folder: str | Path, optimizer: dict[str, np.ndarray] | None = None) -> None:
     """Writes a model's checkpoint folder, replacing a complete one only by a complete one.
 
-    model: a `VisionTransformer`; its `provenance` is stored with the versions of the libraries.
+    model: a `Model`; its `provenance` is stored with the versions of the libraries.
     optimizer: the state that resuming needs beside the weights, by name.
     Raises UserError if the disk refuses or something else is in its place, which is then untouched.
     """
@@ -35,7 +35,7 @@ def save(model, folder: str | Path, optimizer: dict[str, np.ndarray] | None = No
         raise UserError(f"{folder}: is not a checkpoint folder; choose another name")
     from safetensors.numpy import save as serialise
 
-    from tfvit.vit import named_weights
+    from tfvit.model import named_weights
 
     weights = serialise({name: w.numpy() for name, w in named_weights(model).items()})
     config = {
@@ -76,7 +76,7 @@ def read_config(folder: str | Path) -> dict:
         config = json.loads(path.read_text("utf-8"))
         if config["format"] > FORMAT:
             raise UserError(f"written by a newer tfvit (format {config['format']})")
-        config["architecture"] = Architecture.from_json(config["architecture"])
+        config["architecture"] = architecture.from_json(config["architecture"])
         config["preprocess"] = PreprocessSpec.from_json(config["preprocess"])
         config["labels"] = tuple(config["labels"])
         if len(config["labels"]) != config["architecture"].num_classes:
@@ -127,16 +127,16 @@ def read_tensors(path: Path, sha256: str | None = None) -> dict[str, np.ndarray]
 
 
 def load(folder: str | Path, dtype: str = "float32"):
-    """The model of a checkpoint folder: a `VisionTransformer` with its labels and preprocessing.
+    """The model of a checkpoint folder: a `Model` with its labels and preprocessing.
 
     dtype: "float32", or "mixed_bfloat16" to compute in bfloat16.
     Raises UserError if anything is missing, damaged or does not fit together.
     """
-    from tfvit import vit
+    from tfvit.model import build
 
     config = read_config(folder)
     weights = read_weights(folder, config)
-    model = vit.build(
+    model = build(
         config["architecture"],
         dtype=dtype,
         labels=config["labels"],
@@ -149,7 +149,7 @@ def load(folder: str | Path, dtype: str = "float32"):
 
 def assign(model, weights: dict[str, np.ndarray], where: str) -> None:
     """Gives a model all its weights; UserError names the first that is missing or does not fit."""
-    from tfvit.vit import named_weights
+    from tfvit.model import named_weights
 
     for name, variable in named_weights(model).items():
         if name not in weights:

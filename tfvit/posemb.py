@@ -1,10 +1,62 @@
-"""Position embeddings at another resolution: 2-D interpolation of the grid of learned vectors."""
+"""Position embeddings, fixed and at another resolution, and the patch embedding at another patch size."""
 
 from __future__ import annotations
 
 import numpy as np
 
+from tfvit.architecture import Architecture
+
 CUBIC = -0.75  # torch's; Pillow and tf.image have -0.5
+
+
+def sincos_2d(h: int, w: int, width: int) -> np.ndarray:
+    """Fixed position embeddings float32 [h, w, width] of sines and cosines, the column's half first.
+
+    Source: google-research/big_vision, models/vit.py `posemb_sincos_2d` (MoCo v3, arXiv 2104.02057).
+    """
+    omega = 10_000.0 ** -np.linspace(0, 1, width // 4)
+    y, x = np.mgrid[:h, :w]
+    y, x = y[..., np.newaxis] * omega, x[..., np.newaxis] * omega
+    return np.concatenate([np.sin(x), np.cos(x), np.sin(y), np.cos(y)], -1).astype(np.float32)
+
+
+def distances(n: int) -> np.ndarray:
+    """Row of a relative embedding [2 n - 1, ...] for each pair of tokens (query, key): int [n, n]."""
+    return np.arange(n)[:, np.newaxis] - np.arange(n) + n - 1
+
+
+def at_grid(
+    weights: dict[str, np.ndarray], old: Architecture, new: Architecture
+) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Resizes a model's position embeddings in `weights` for another grid or other class tokens.
+
+    Returns the shapes, old and new, of those it changed.
+    """
+    changed = {}
+
+    def put(name: str, value: np.ndarray) -> None:
+        if value.shape != weights[name].shape:
+            changed[name] = weights[name].shape, value.shape
+            weights[name] = value
+
+    if new.position == "learned":
+        value = weights["position/embedding"][0]
+        value = resize(value, old.grid, new.grid, new.position_interpolation)
+        patches = value[old.class_tokens :]
+        prefix = np.zeros((new.class_tokens, new.width), np.float32)  # of a token that is new
+        kept = value[: min(old.class_tokens, new.class_tokens)]
+        prefix[: len(kept)] = kept
+        put("position/embedding", np.concatenate([prefix, patches])[np.newaxis])
+    elif new.position == "learned_2d":
+        for name, axis in (("position/rows", 0), ("position/columns", 1)):
+            matrix = _MATRICES[new.position_interpolation](old.grid[axis], new.grid[axis])
+            put(name, (matrix @ weights[name]).astype(np.float32))
+    elif new.position == "relative":
+        matrix = _aligned_corners(2 * old.tokens - 1, 2 * new.tokens - 1)
+        for i in range(new.depth):
+            name = f"block_{i}/attention/relative"
+            put(name, (matrix @ weights[name]).astype(np.float32))
+    return changed
 
 
 def resize(
@@ -27,6 +79,26 @@ def resize(
     grid = np.einsum("ah,hwd,bw->abd", rows, grid.astype(np.float64), columns)
     grid = grid.reshape(new[0] * new[1], -1).astype(embedding.dtype)
     return np.concatenate([embedding[:prefix], grid])
+
+
+def resample_patches(kernel: np.ndarray, size: int) -> np.ndarray:
+    """A patch embedding [p, p, c, d] for patches of `size` pixels: PI-resize (FlexiViT, arXiv 2212.08013).
+
+    A patch that is enlarged bilinearly then has the same embedding as before.
+    """
+    matrix = _half_pixel_linear(kernel.shape[0], size)  # what resizes a patch, [size, p]
+    back = np.linalg.pinv(matrix)  # [p, size]
+    return np.einsum("pa,pqcd,qb->abcd", back, kernel.astype(np.float64), back).astype(np.float32)
+
+
+def _half_pixel_linear(old: int, new: int) -> np.ndarray:
+    """The matrix [new, old] that samples linearly with half-pixel centres, the border repeated."""
+    at = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
+    low = np.minimum(at.astype(int), max(old - 2, 0))
+    matrix = np.zeros((new, old))
+    np.add.at(matrix, (np.arange(new), low), 1 - (at - low))
+    np.add.at(matrix, (np.arange(new), np.minimum(low + 1, old - 1)), at - low)
+    return matrix
 
 
 def _aligned_corners(old: int, new: int) -> np.ndarray:

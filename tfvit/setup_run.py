@@ -75,9 +75,7 @@ def _model(options: dict, classes: int) -> tuple[architecture.Architecture, Prep
                 "num_classes": classes,
                 "image_size": size,
             }
-            return architecture.Architecture.from_json({**values, **changes}), _resize(
-                spec, options
-            )
+            return architecture.from_json({**values, **changes}), _resize(spec, options)
     arch = architecture.named(name or DEFAULT_MODEL, classes, size or DEFAULT_SIZE, **changes)
     return arch, _resize(spec, options)
 

@@ -19,12 +19,13 @@ import tf_keras as keras
 
 from edge_demo.errors import UserError
 from edge_demo.preprocess import PreprocessSpec
-from tfvit import checkpoint, optimizer, plots, runs, transfer, vit
+from tfvit import architecture, checkpoint, optimizer, plots, runs, transfer
 from tfvit.architecture import Architecture
 from tfvit.data import DataOptions, Source, pipeline
 from tfvit.evaluate import classification
 from tfvit.files import recover, write_json
 from tfvit.layers import dropout_seed
+from tfvit.model import build
 from tfvit.preprocess import normalise
 from tfvit.progress import progress
 from tfvit.recipes import DTYPES, Recipe
@@ -63,7 +64,7 @@ class Run:
     def from_json(cls, values: dict) -> Run:
         """A run from `to_json`'s dictionary."""
         return cls(
-            Architecture.from_json(values["architecture"]),
+            architecture.from_json(values["architecture"]),
             PreprocessSpec.from_json(values["preprocess"]),
             DataOptions(**values["data"]),
             Recipe.from_json(values["recipe"]),
@@ -218,7 +219,7 @@ def make_train_step(
 def _build(run: Run, labels: tuple[str, ...]):
     """The model and its optimizer, the same for the same seed."""
     keras.utils.set_random_seed(run.recipe.seed)
-    model = vit.build(
+    model = build(
         run.architecture,
         dtype=DTYPES[run.recipe.dtype],
         labels=labels,

@@ -9,21 +9,26 @@ import numpy as np
 
 from edge_demo.errors import UserError
 from tfvit import checkpoint, posemb
-from tfvit.architecture import Architecture
-from tfvit.vit import VisionTransformer, named_weights
+from tfvit.architecture import Architecture, ResNetArchitecture
+from tfvit.model import Model, named_weights
 
-SAME = ("patch_size", "width", "depth", "mlp_dim", "heads", "layer_norm_epsilon")
-SAME += ("activation", "layer_scale", "position_interpolation")
+VIT = ("stem", "position", "width", "depth", "mlp_dim", "heads", "layer_norm_epsilon")
+VIT += ("qkv_bias", "activation", "layer_scale", "position_interpolation")
+SAME = {Architecture: VIT, ResNetArchitecture: ("units", "width_factor")}
 
 
 @dataclasses.dataclass(frozen=True)
 class Transfer:
-    """What became of the weights: names by outcome, and a remark on each that was not just loaded."""
+    """What became of the weights: names by outcome, and a remark on each that was not just loaded.
+
+    not_finite: those that hold a value which is no number.
+    """
 
     loaded: list[str]
     resized: dict[str, str]
     reset: dict[str, str]
     dropped: dict[str, str]
+    not_finite: list[str] = dataclasses.field(default_factory=list)
 
     def lines(self) -> list[str]:
         """The report as people read it."""
@@ -31,63 +36,65 @@ class Transfer:
         for what in ("resized", "reset", "dropped"):
             for name, remark in getattr(self, what).items():
                 lines.append(f"  {what:<8} {name}  {remark}")
+        for name in self.not_finite:
+            lines.append(f"  warning  {name} holds values that are no numbers")
         return lines
 
 
-def initialise(model: VisionTransformer, folder: str | Path) -> Transfer:
+def initialise(model: Model, folder: str | Path) -> Transfer:
     """Gives a model the weights of a checkpoint, as the paper fine-tunes (section 3.2).
 
-    Position embeddings are interpolated in 2-D to the new grid. The head is set to zero, unless both
-    know the same labels in the same order and read the same features. A pre-logits layer that the
-    model does not have is dropped.
+    Position embeddings are interpolated in 2-D to the new grid, and the patch embedding is resampled to
+    another patch size (`posemb.resample_patches`). The head is set to zero, unless both know the same
+    labels in the same order and read the same features. What the model does not have is dropped.
     Raises UserError if the checkpoint is of another shape than the model.
     """
     config = checkpoint.read_config(folder)
     weights = checkpoint.read_weights(folder, config)
     old, new = config["architecture"], model.architecture
-    for field in SAME:
+    if type(old) is not type(new):
+        raise UserError(f"{folder}: is {old.name}, of another family than {new.name}")
+    for field in SAME[type(new)]:
         if getattr(old, field) != getattr(new, field):
             raise UserError(
                 f"{folder}: is {old.name} with {field} {getattr(old, field)}, "
                 f"which does not fit {new.name} with {field} {getattr(new, field)}"
             )
-    same_head = (config["labels"], old.representation_size) == (
-        model.labels,
-        new.representation_size,
-    )
     result = Transfer([], {}, {}, {})
+    if isinstance(new, Architecture):
+        for name in posemb.at_grid(weights, old, new):
+            result.resized[name] = f"{grid_text(old)} -> {grid_text(new)}"
+        if old.patch_size != new.patch_size and "embedding/kernel" in weights:
+            kernel = posemb.resample_patches(weights["embedding/kernel"], new.patch_size)
+            weights["embedding/kernel"] = kernel
+            result.resized["embedding/kernel"] = f"patch {old.patch_size} -> {new.patch_size}"
+    same_head = (config["labels"], _features(old)) == (model.labels, _features(new))
     variables = named_weights(model)
     for name, variable in variables.items():
         shape = tuple(variable.shape)
-        if name.startswith("head/") and not same_head:
+        if name.startswith("head") and not same_head:
             variable.assign(np.zeros(shape, np.float32))
             result.reset[name] = f"{old.num_classes} -> {new.num_classes} classes, zero"
         elif name not in weights:
             result.reset[name] = "not in the checkpoint, initial value"
-        elif name == "position/embedding" and (old.grid, old.pooling) != (new.grid, new.pooling):
-            value = _position(weights[name][0], old, new, variable.numpy()[0])
-            variable.assign(value[np.newaxis])
-            result.resized[name] = f"{grid_text(old)} -> {grid_text(new)}"
-        elif weights[name].shape != shape:  # only a pre-logits layer of another width
+        elif weights[name].shape != shape:  # a pre-logits layer of another width, other registers
             result.reset[name] = f"{weights[name].shape} -> {shape}, initial value"
         else:
             variable.assign(weights[name])
-            result.loaded.append(name)
+            if name not in result.resized:
+                result.loaded.append(name)
     result.dropped.update(
         {name: f"{value.shape}" for name, value in weights.items() if name not in variables}
     )
     return result
 
 
-def _position(old_rows: np.ndarray, old, new, initial: np.ndarray) -> np.ndarray:
-    """Position embeddings [tokens, d] of the new grid; a class token's row is kept, dropped or initial."""
-    patches = old_rows[old.prefix_tokens :]
-    patches = posemb.resize(patches, old.grid, new.grid, old.position_interpolation)
-    rows = old_rows if old.prefix_tokens else initial
-    return np.concatenate([rows[: new.prefix_tokens], patches])
+def _features(arch: Architecture | ResNetArchitecture) -> tuple:
+    """What a head of the same weights must agree on."""
+    return tuple(getattr(arch, f, None) for f in ("representation_size", "distillation_token"))
 
 
 def grid_text(arch: Architecture) -> str:
     """A model's tokens in words: "class token + 16x16 patches"."""
-    prefix = "class token + " if arch.prefix_tokens else ""
+    prefix = ("", "class token + ", "2 class tokens + ")[arch.class_tokens]
     return f"{prefix}{arch.grid[0]}x{arch.grid[1]} patches"

@@ -8,7 +8,7 @@ import tfvit
 from convert import edge_graph, equalise, qat
 from convert import model as models
 from tfvit.data import DataOptions, open_source, pipeline
-from tfvit.vit import named_weights
+from tfvit.model import named_weights
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ from convert import edge_graph, sites, tflite
 from convert.schemes import SCHEMES
 from edge_demo.preprocess import PreprocessSpec, normalise
 from tfvit.architecture import ACTIVATIONS
-from tfvit.vit import named_weights
+from tfvit.model import named_weights
 
 SPEC = PreprocessSpec(16, 24, mean=(120.0, 115.0, 100.0), std=(58.0, 57.0, 60.0))
 MODELS = {

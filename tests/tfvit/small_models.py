@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 import tfvit
-from tfvit.vit import build, named_weights
+from tfvit.model import build, named_weights
 
 HEIGHT, WIDTH, PATCH, HEADS = 24, 40, 8, 3
 SMALL = {"width": 48, "depth": 2, "heads": HEADS, "mlp_dim": 96}

@@ -8,8 +8,8 @@ import pytest
 import tensorflow as tf
 
 import tfvit
-from tfvit import UserError, architecture, vit
-from tfvit.architecture import VARIANTS, Architecture, named
+from tfvit import UserError, architecture
+from tfvit.architecture import VARIANTS, named
 
 # (width, depth, mlp_dim, heads): arXiv 2010.11929 table 1, DeiT table 1, big_vision's models/vit.py.
 PUBLISHED_SHAPES = {
@@ -140,7 +140,7 @@ def test_any_field_can_be_changed():
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_an_architecture_survives_json(variant):
     arch = named(f"{variant}/8", 7, (32, 64), pooling="gap", dropout=0.1)
-    assert Architecture.from_json(json.loads(json.dumps(arch.to_json()))) == arch
+    assert architecture.from_json(json.loads(json.dumps(arch.to_json()))) == arch
 
 
 def test_an_architecture_is_frozen():
@@ -258,7 +258,7 @@ def test_a_setting_that_does_not_fit_ends_the_command_with_one_line(tfvit_cli, t
 
 def _refused(parts, name, size=224, **changes):
     with pytest.raises(UserError) as caught:
-        vit.create_model(name, 10, size, **changes)
+        tfvit.create_model(name, 10, size, **changes)
     message = str(caught.value)
     assert "\n" not in message
     for part in parts:

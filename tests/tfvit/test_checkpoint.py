@@ -16,7 +16,7 @@ from small_models import inputs, labelled, small
 import tfvit
 from edge_demo.preprocess import PreprocessSpec
 from tfvit import UserError, checkpoint
-from tfvit.vit import build, named_weights
+from tfvit.model import build, named_weights
 
 FILES = {"config.json", "weights.safetensors"}
 

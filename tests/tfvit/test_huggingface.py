@@ -17,7 +17,7 @@ from edge_demo.classifier import Classifier
 from edge_demo.preprocess import PreprocessSpec
 from tfvit import posemb
 from tfvit.interop import huggingface
-from tfvit.vit import named_weights
+from tfvit.model import named_weights
 
 WIDTH, DEPTH, HEADS, MLP, PATCH, SIZE, CLASSES = 48, 2, 3, 96, 8, 32, 3
 LABELS = ("tench", "great white shark", "cock")

@@ -193,7 +193,7 @@ def test_warm_up_and_cosine():
 def test_only_kernels_decay():
     import tensorflow as tf
 
-    from tfvit.vit import named_weights
+    from tfvit.model import named_weights
 
     model = tfvit.create_model("vit-mu/8", 3, 16)
     for variable in model.weights:

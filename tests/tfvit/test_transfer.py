@@ -10,8 +10,8 @@ from small_models import labelled as labelled_of_any_depth
 
 import tfvit
 from tfvit import UserError
+from tfvit.model import named_weights
 from tfvit.transfer import initialise
-from tfvit.vit import named_weights
 
 labelled = functools.partial(labelled_of_any_depth, depth=1)
 LABELS = ("cat", "dog", "owl")

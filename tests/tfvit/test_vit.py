@@ -11,7 +11,7 @@ import tfvit
 from edge_demo.preprocess import PreprocessSpec
 from tfvit.architecture import ACTIVATIONS, named
 from tfvit.layers import Dropout, StochasticDepth, dropout_seed
-from tfvit.vit import build, named_weights
+from tfvit.model import build, named_weights
 
 SHAPES = [("cls", None), ("gap", None), ("cls", 20), ("gap", 20)]
 

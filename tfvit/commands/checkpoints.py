@@ -36,10 +36,11 @@ def create(name, classes, image_size, settings, seed, out):
     arch = architecture.named(name, classes, image_size, **dict(settings))
     import tf_keras as keras
 
-    from tfvit import checkpoint, vit
+    from tfvit import checkpoint
+    from tfvit.model import build
 
     keras.utils.set_random_seed(seed)
-    model = vit.build(arch)
+    model = build(arch)
     checkpoint.save(model, out)
     click.echo(f"{out}: {arch.name}, {model.count_params():,} parameters, untrained")
 

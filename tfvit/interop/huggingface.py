@@ -16,8 +16,9 @@ import numpy as np
 
 from edge_demo.errors import UserError
 from edge_demo.preprocess import PreprocessSpec
-from tfvit import checkpoint, posemb, vit
+from tfvit import checkpoint, posemb
 from tfvit.architecture import VARIANTS, Architecture
+from tfvit.model import Model, build, named_weights
 from tfvit.transfer import Transfer, grid_text
 
 CONFIG, PREPROCESSOR, WEIGHTS = "config.json", "preprocessor_config.json", "model.safetensors"
@@ -95,9 +96,7 @@ BOOKKEEPING = {"image_processor_type", "feature_extractor_type", "processor_clas
 BOOKKEEPING |= {"_valid_processor_keys", "data_format", "return_tensors", "disable_grouping"}
 
 
-def load(
-    folder: Path, image_size: tuple[int, int] | None = None
-) -> tuple[vit.VisionTransformer, Transfer]:
+def load(folder: Path, image_size: tuple[int, int] | None = None) -> tuple[Model, Transfer]:
     """The model of a Hugging Face folder, and what became of its weights.
 
     image_size: position embeddings are interpolated to it; None is the size of the preprocessing
@@ -137,7 +136,7 @@ def load(
     _resize_position(folder / WEIGHTS, weights, arch, model.architecture, result)
     if not has_head:
         for name in ("head/kernel", "head/bias"):
-            variable = vit.named_weights(model)[name]
+            variable = named_weights(model)[name]
             weights[name] = np.zeros(variable.shape, np.float32)
             result.reset[name] = "no classifier there: one class, zero"
     checkpoint.assign(model, weights, str(folder / WEIGHTS))
@@ -240,7 +239,7 @@ def _build(
     spec: PreprocessSpec,
     labels: tuple[str, ...],
     image_size: tuple[int, int] | None,
-) -> vit.VisionTransformer:
+) -> Model:
     """The model at the size it is wanted at, with where it comes from; weights still to be assigned."""
     if image_size is None:
         fits = not (spec.height % arch.patch_size or spec.width % arch.patch_size)
@@ -253,7 +252,7 @@ def _build(
         "file": WEIGHTS,
         "sha256": hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest(),
     }
-    return vit.build(
+    return build(
         dataclasses.replace(arch, image_size=image_size),
         labels=labels,
         preprocess=spec.at(*image_size),
