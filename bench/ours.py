@@ -7,8 +7,8 @@ from collections.abc import Callable
 import numpy as np
 from random_vit import RandomViT
 
-from convert import edge_graph, equalise, qat, tflite
-from convert.edge_graph import Weights
+from convert import equalise, fold, qat, tflite
+from convert.fold import Weights
 from convert.schemes import SCHEMES, Scheme
 from convert.sites import Range
 
@@ -18,7 +18,7 @@ def prepared(
 ) -> Callable[[Scheme], tuple[Weights, dict[str, Range]]]:
     """What each scheme starts from: weights, and ranges calibrated on uint8 [n, h, w, 3] if it has any."""
     arch = model.architecture
-    folded = edge_graph.fold(model.weights, arch, model.preprocess)
+    folded = fold.fold(model.weights, arch, model.preprocess)
     batches = [images[i : i + 8] for i in range(0, len(images), 8)]
     equal = equalise.equalise(folded, arch, equalise.outliers(folded, arch, batches, lambda: None))
     ranges = qat.calibrate(equal, arch, batches, "minmax", lambda: None)

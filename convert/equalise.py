@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable
 import numpy as np
 import tensorflow as tf
 
-from convert import edge_graph
-from convert.edge_graph import Weights
+from convert import edge_graph, fold, sites
+from convert.fold import Weights
 from tfvit.architecture import Architecture
 
 MOST = 127  # of a channel's weight in the mean, over the least: what an int8 kernel can hold
@@ -29,8 +29,10 @@ def outliers(
     batches: grey levels [b, h, w, 3]. The furthest of all places in the graph counts.
     """
 
+    first = sites.first_residual(arch)
+
     def extent(name: str, x: tf.Tensor) -> tf.Tensor | None:
-        if name == "tokens" or name.endswith("/residual"):
+        if name == first or name.endswith("/residual"):
             return tf.reduce_max(tf.abs(tf.reshape(x, [-1, arch.width])), axis=0)
         return None
 
@@ -54,9 +56,10 @@ def equalise(weights: Weights, arch: Architecture, beyond: np.ndarray) -> Weight
     number = np.clip(np.round(excess * unit), 1, MOST)
     a = np.sqrt(unit / number)
     w = dict(weights)
-    for name in edge_graph.residual_writers(arch):
+    for name in fold.residual_writers(w, arch):
         w[name] = w[name] * a
-    for dense in edge_graph.norm_readers(arch):
-        w[f"{dense}/kernel"] = w[f"{dense}/kernel"] / a[:, np.newaxis]
+    for dense in fold.norm_readers(arch):
+        kernel = w[f"{dense}/kernel"]  # several class tokens lie one behind the other
+        w[f"{dense}/kernel"] = kernel / np.resize(a, len(kernel))[:, np.newaxis]
     w["residual/mean"] = number[:, np.newaxis] / (unit * arch.width)
     return {name: np.asarray(value, np.float32) for name, value in w.items()}

@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 import tensorflow as tf
 
-from convert import budget, metadata, sensitivity, tune, verify
+from convert import budget, metadata, sensitivity, sites, tune, verify
 from convert import model as models
 from convert.model import Model
 from convert.report import page
@@ -62,6 +62,10 @@ def export(
             raise UserError(f"{flag} needs --data: images to measure on")
     chosen = list(dict.fromkeys((SCHEMES["float32"], *schemes)))
     readings = [models.read(folder, size) for size in image_sizes]
+    for scheme in schemes:
+        reason = sites.refusal(scheme, readings[0].architecture)
+        if reason:
+            raise UserError(f"{folder}: scheme {scheme.name} cannot work: {reason}")
     if source:
         classification.match_labels(readings[0].labels, source)
     report: dict = {"checkpoint": str(folder), "files": {}}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from convert import edge_graph
+from convert import fold
 from edge_demo.preprocess import PreprocessSpec
 from tfvit import checkpoint
 from tfvit.architecture import Architecture
@@ -18,14 +18,14 @@ class Model:
     architecture: Architecture
     preprocess: PreprocessSpec
     labels: tuple[str, ...]
-    weights: edge_graph.Weights
+    weights: fold.Weights
     provenance: dict
     sha256: str
 
     @property
     def pixel_spec(self) -> PreprocessSpec:
         """The preprocessing of the exported files: their graph takes grey levels as they are."""
-        return dataclasses.replace(self.preprocess, **edge_graph.UNIT_SCALE)
+        return dataclasses.replace(self.preprocess, **fold.UNIT_SCALE)
 
     @property
     def size(self) -> str:
@@ -43,7 +43,7 @@ def read(folder: Path, image_size: tuple[int, int] | None = None) -> Model:
     weights = checkpoint.read_weights(folder, config)
     arch, spec = config["architecture"], config["preprocess"]
     if image_size:
-        weights, arch = edge_graph.at_resolution(weights, arch, image_size)
+        weights, arch = fold.at_resolution(weights, arch, image_size)
         spec = spec.at(*image_size)
     sha256 = config["weights_sha256"]
     return Model(arch, spec, config["labels"], weights, config["provenance"], sha256)

@@ -14,7 +14,8 @@ import tensorflow_model_optimization as tfmot
 import tf_keras as keras
 
 from convert import edge_graph, sites
-from convert.edge_graph import Quantize, Weights
+from convert.edge_graph import Quantize
+from convert.fold import Weights
 from convert.schemes import BLOCK, Scheme, blockwise
 from convert.sites import Range
 from edge_demo.errors import UserError

@@ -11,11 +11,12 @@ import math
 from collections.abc import Iterator
 
 from convert.schemes import DYNAMIC, FLOAT, INTEGER, Scheme
-from tfvit.architecture import Architecture
+from tfvit.architecture import Architecture, ResNetArchitecture
 
 Range = tuple[float, float]
 PIXELS: Range = (0.0, 255.0)
 UNIT: Range = (0.0, 255 / 256)  # what TFLite fixes for an int8 softmax: scale 1/256
+ROUNDED = ("attention", "attention/out", "mlp/dense_1", "mlp/dense_2")  # layers of a block
 GELU_FLOOR = -4.0  # GELU(-4) is -0.0001, and less below
 
 
@@ -41,6 +42,18 @@ class Site:
     floor: float = -math.inf
 
 
+def refusal(scheme: Scheme, arch: Architecture | ResNetArchitecture) -> str | None:
+    """Why a scheme cannot hold a model; None if it can."""
+    if isinstance(arch, ResNetArchitecture):
+        if scheme.activations != FLOAT:
+            return "a BiT ResNet is exported in float only; it is there to be compared with"
+    elif arch.stem is not None and scheme.activations == INTEGER:
+        return "GroupNorm, of the hybrid's stem, has no integer form here; take int8"
+    elif arch.position == "relative" and scheme.calibrated:
+        return "relative positions have no integer form here; take dynamic"
+    return None
+
+
 def layers(arch: Architecture) -> list[str]:
     """What is in integers or in float as a whole, in the order of the graph: the unit of sensitivity.
 
@@ -48,34 +61,42 @@ def layers(arch: Architecture) -> list[str]:
     The head (with a pre-logits layer) is in integers only where everything is: it is small, and its
     error is the logits' error.
     """
-    parts = ("attention", "attention/out", "mlp/dense_1", "mlp/dense_2")
-    return ["embedding", *(f"block_{i}/{part}" for i in range(arch.depth) for part in parts)]
+    found = ["embedding"]
+    for i in range(arch.depth):
+        found += [f"block_{i}/{part}" for part in ROUNDED]
+    return found + [f"map/{part}" for part in ROUNDED if arch.pooling == "map"]
 
 
 def by_row(arch: Architecture) -> frozenset[str]:
-    """The layers that even a mixed file rounds row by row: those of the class token's row in the last block.
+    """The layers that even a mixed file rounds row by row: those of one row that the head reads.
 
     One row costs nothing to round, and their error would be the logits' error.
     """
-    if arch.pooling != "cls":
-        return frozenset()
-    last = f"block_{arch.depth - 1}"
-    return frozenset(f"{last}/{part}" for part in ("attention/out", "mlp/dense_1", "mlp/dense_2"))
+    last = {"cls": f"block_{arch.depth - 1}", "map": "map"}.get(arch.pooling)
+    return frozenset(f"{last}/{part}" for part in ROUNDED[1:] if last)
 
 
 def dense_layers(arch: Architecture) -> dict[str, str | None]:
     """Every dense layer and the one of `layers` that it belongs to (None: the head's), in order."""
     found: dict[str, str | None] = {"embedding": "embedding"}
-    for i in range(arch.depth):
-        block = f"block_{i}"
-        for part in ("query", "key", "value"):
+    blocks = {f"block_{i}": ("query", "key", "value") for i in range(arch.depth)}
+    if arch.pooling == "map":
+        blocks["map"] = ("scores", "value")
+    for block, parts in blocks.items():
+        for part in parts:
             found[f"{block}/attention/{part}"] = f"{block}/attention"
-        for part in ("attention/out", "mlp/dense_1", "mlp/dense_2"):
+        for part in ROUNDED[1:]:
             found[f"{block}/{part}"] = f"{block}/{part}"
     if arch.representation_size:
         found["pre_logits"] = None
     found["head"] = None
     return found
+
+
+def first_residual(arch: Architecture) -> str:
+    """The site that the residual stream begins with."""
+    bare = arch.position in ("relative", "none") and not arch.prefix_tokens
+    return "embedding/output" if bare else "tokens"
 
 
 def sites(arch: Architecture) -> dict[str, Site]:
@@ -100,10 +121,18 @@ def _sites(arch: Architecture) -> Iterator[tuple[str, Site]]:
         for part in ("square", "mean", "rsqrt"):
             yield f"{name}/{part}", Site(None)
 
-    yield "embedding/input", Site(("embedding",), fixed=PIXELS)
+    def mlp(name: str) -> Iterator[tuple[str, Site]]:
+        yield f"{name}/dense_1/input", Site((f"{name}/dense_1",))
+        yield from dense(f"{name}/dense_1", floor=GELU_FLOOR)
+        yield f"{name}/dense_2/input", Site((f"{name}/dense_2",))
+        yield from dense(f"{name}/dense_2")
+
+    yield "embedding/input", Site(("embedding",), fixed=PIXELS if arch.stem is None else None)
     yield from dense("embedding")
-    yield "positions", Site(None)
-    yield "tokens", Site(None)
+    if arch.position not in ("relative", "none"):
+        yield "positions", Site(None)
+    if first_residual(arch) == "tokens":
+        yield "tokens", Site(None)
     for i in range(arch.depth):
         block = f"block_{i}"
         attention = f"{block}/attention"
@@ -119,13 +148,22 @@ def _sites(arch: Architecture) -> Iterator[tuple[str, Site]]:
         yield from dense(f"{attention}/out")
         yield f"{attention}/residual", Site(None)
         yield from norm(f"{block}/mlp/norm")
-        yield f"{block}/mlp/dense_1/input", Site((f"{block}/mlp/dense_1",))
-        yield from dense(f"{block}/mlp/dense_1", floor=GELU_FLOOR)
-        yield f"{block}/mlp/dense_2/input", Site((f"{block}/mlp/dense_2",))
-        yield from dense(f"{block}/mlp/dense_2")
+        yield from mlp(f"{block}/mlp")
         yield f"{block}/mlp/residual", Site(None)
     yield from norm("norm")
-    yield "norm/output", Site(None)
+    if arch.pooling == "map":
+        attention = "map/attention"
+        yield "norm/output", Site((attention,))
+        yield from dense(f"{attention}/scores")
+        yield f"{attention}/probabilities", Site((attention,), fixed_integer=UNIT)
+        yield from dense(f"{attention}/value", symmetric=True)
+        yield f"{attention}/out/input", Site((attention, f"{attention}/out"))
+        yield from dense(f"{attention}/out")
+        yield from norm("map/norm")
+        yield from mlp("map/mlp")
+        yield "map/output", Site(None)
+    else:
+        yield "norm/output", Site(None)
     if arch.pooling == "gap":
         yield "pool", Site(None)
     if arch.representation_size:

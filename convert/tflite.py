@@ -14,7 +14,7 @@ import tensorflow as tf
 from ai_edge_litert import schema_py_generated as schema
 
 from convert import edge_graph, sites
-from convert.edge_graph import Weights
+from convert.fold import Weights
 from convert.schemes import BLOCK, INTEGER, MIXED, Scheme, blockwise
 from convert.sites import Range
 from edge_demo.quiet import quiet
@@ -90,7 +90,7 @@ def _by_row(
     from ai_edge_quantizer.qtyping import QuantGranularity
 
     for op in file.subgraphs[0].operators:
-        dense = found[op.outputs[0]].removesuffix("/output")
+        dense = found.get(op.outputs[0], "").removesuffix("/output")
         if _kind(file, op) == "FULLY_CONNECTED" and f"{dense}/rows" in rounded:
             blocks = blockwise(scheme, dense, file.subgraphs[0].tensors[op.inputs[1]].shape[-1])
             granularity = f"BLOCKWISE_{BLOCK}" if blocks else "CHANNELWISE"
@@ -117,6 +117,8 @@ def _static(
         if scheme.activations == MIXED and (
             _kind(file, op) not in _MIXED_OPS or not all(found[i] in rounded for i in activations)
         ):
+            continue
+        if not activations:  # within a hybrid's stem, which stays in float
             continue
         aeq.add_static_config(*_selected(file, op), 8, 8)
         for i in activations:
@@ -154,16 +156,20 @@ def tensor_sites(file: schema.ModelT, arch: Architecture) -> dict[int, str]:
     """The site of every activation tensor of a float file that has one, by the tensor's index.
 
     A tensor that is computed in a site's name scope is that site's; one that only has another shape
-    is the same site as what it was made from.
+    is the same site as what it was made from. What is within a hybrid's stem has none.
     """
     graph, known = file.subgraphs[0], sites.sites(arch)
-    found = {graph.inputs[0]: "embedding/input", graph.outputs[0]: "head/output"}
+    found = {graph.outputs[0]: "head/output"}
+    if arch.stem is None:
+        found[graph.inputs[0]] = "embedding/input"
     for op in graph.operators:
         output = op.outputs[0]
-        if _kind(file, op) in _SHAPE_OPS:
+        if _kind(file, op) in _SHAPE_OPS and op.inputs[0] in found:
             found[output] = found[op.inputs[0]]
         elif output not in found:
-            found[output] = _scope(graph.tensors[output].name.decode(), known)
+            name = graph.tensors[output].name.decode()
+            if arch.stem is None or not name.startswith(edge_graph.STEM):
+                found[output] = _scope(name, known)
     return found
 
 

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tensorflow as tf
 
-from convert import edge_graph, equalise, qat, tflite
-from convert.edge_graph import Weights
+from convert import equalise, fold, qat, tflite
+from convert.fold import Weights
 from convert.model import Model
 from convert.schemes import Scheme
 from convert.sites import Range
@@ -73,7 +73,7 @@ def quantize(
 ) -> list[Quantized]:
     """Calibrates and fine-tunes the edge graph for each scheme, each from the float weights."""
     tf.keras.utils.set_random_seed(options.seed)
-    folded = edge_graph.fold(model.weights, model.architecture, model.preprocess)
+    folded = fold.fold(model.weights, model.architecture, model.preprocess)
     equal, ranges = folded, {}
     if any(scheme.calibrated for scheme in schemes):
         arch, batch = model.architecture, min(options.batch_size, source.train.size)

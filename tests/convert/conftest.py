@@ -5,7 +5,7 @@ import pytest
 import tf_keras as keras
 
 import tfvit
-from convert import edge_graph, equalise, qat
+from convert import equalise, fold, qat
 from convert import model as models
 from tfvit.data import DataOptions, open_source, pipeline
 from tfvit.model import named_weights
@@ -29,7 +29,7 @@ def graph(request, digits):
     )
     rng = np.random.default_rng(0)
     weights = {n: v.numpy() + rng.normal(0, 0.08, v.shape) for n, v in named_weights(model).items()}
-    folded = edge_graph.fold(weights, model.architecture, model.preprocess)
+    folded = fold.fold(weights, model.architecture, model.preprocess)
     batches = [digits(64)]
     ranges = qat.calibrate(folded, model.architecture, batches, "minmax", lambda: None)
     return model.architecture, folded, ranges
@@ -40,7 +40,7 @@ def trained(digits_run, digits):
     """(architecture, equalised weights, ranges) of a trained model, whose logits mean something."""
     model = models.read(digits_run / "best")
     arch, pixels = model.architecture, [digits(64)]
-    folded = edge_graph.fold(model.weights, arch, model.preprocess)
+    folded = fold.fold(model.weights, arch, model.preprocess)
     beyond = equalise.outliers(folded, arch, pixels, lambda: None)
     equal = equalise.equalise(folded, arch, beyond)
     return arch, equal, qat.calibrate(equal, arch, pixels, "minmax", lambda: None)

@@ -3,16 +3,30 @@ import pytest
 import tensorflow as tf
 from ai_edge_litert import schema_py_generated as schema
 
-import tfvit
-from convert import edge_graph, sites, tflite
+from convert import edge_graph, fold, sites, tflite
 from convert.schemes import SCHEMES
 from edge_demo.preprocess import PreprocessSpec, normalise
-from tfvit.architecture import ACTIVATIONS
-from tfvit.model import named_weights
+from tfvit.architecture import ACTIVATIONS, Architecture
+from tfvit.model import build, named_weights
 
 SPEC = PreprocessSpec(16, 24, mean=(120.0, 115.0, 100.0), std=(58.0, 57.0, 60.0))
 MODELS = {
     "cls": {},
+    "map": {"pooling": "map"},
+    "registers": {"registers": 3},
+    "registers and gap": {"registers": 3, "pooling": "gap"},
+    "distillation token": {"distillation_token": True},
+    "distillation token and registers": {"distillation_token": True, "registers": 2},
+    "no biases": {"qkv_bias": False},
+    "no positions": {"position": "none"},
+    "no positions and gap": {"position": "none", "pooling": "gap"},
+    "2-D positions": {"position": "learned_2d"},
+    "fixed positions": {"position": "sincos_2d", "pooling": "gap"},
+    "fixed positions and map": {"position": "sincos_2d", "pooling": "map", "layer_scale": 0.3},
+    "relative positions": {"position": "relative"},
+    "relative positions and gap": {"position": "relative", "pooling": "gap"},
+    "root of a ResNet": {"stem": (), "patch_size": 2},
+    "ResNet": {"stem": (1, 2), "patch_size": 1},
     "gap": {"pooling": "gap"},
     "representation layer": {"representation_size": 20},
     "gap and representation layer": {"pooling": "gap", "representation_size": 20},
@@ -25,9 +39,8 @@ MODELS = {
 
 def random_model(**changes):
     """A small model with nothing at its initial value: biases, gains and outlier channels included."""
-    model = tfvit.create_model(
-        "vit-ti/8", 5, (16, 24), width=48, depth=3, mlp_dim=80, heads=3, **changes
-    )
+    values = {"patch_size": 8, "width": 48, "depth": 3, "mlp_dim": 80, "heads": 3, **changes}
+    model = build(Architecture("small", 5, (16, 24), **values))
     rng = np.random.default_rng(0)
     for name, variable in named_weights(model).items():
         value = variable.numpy() + rng.normal(
@@ -48,15 +61,16 @@ def test_the_edge_graph_computes_what_the_model_does(changes):
     model = random_model(**changes)
     pixels = np.random.default_rng(1).integers(0, 256, (4, 16, 24, 3)).astype(np.float32)
     expected = model(normalise(pixels, SPEC)).numpy()
-    folded = edge_graph.fold(weights_of(model), model.architecture, SPEC)
+    folded = fold.fold(weights_of(model), model.architecture, SPEC)
     found = edge_graph.forward(folded, tf.constant(pixels), model.architecture).numpy()
     assert np.ptp(expected) > 0.5
     assert np.abs(found - expected).max() < 1e-4 * max(1, np.abs(expected).max())
 
 
-def test_every_site_is_visited_once_and_named():
-    model = random_model()
-    folded = edge_graph.fold(weights_of(model), model.architecture, SPEC)
+@pytest.mark.parametrize("changes", MODELS.values(), ids=MODELS)
+def test_every_site_is_visited_once_and_named(changes):
+    model = random_model(**changes)
+    folded = fold.fold(weights_of(model), model.architecture, SPEC)
     seen = []
 
     def note(site, x):
@@ -73,9 +87,9 @@ def test_folding_the_input_takes_grey_levels():
     kernel, bias = rng.normal(size=(8, 8, 3, 5)), rng.normal(size=5)
     patch = rng.uniform(0, 255, (8, 8, 3))
     weights = {"embedding/kernel": kernel, "embedding/bias": bias}
-    edge_graph._fold_input(weights, SPEC)
+    fold._fold_input(weights, SPEC)
     expected = np.tensordot((patch - SPEC.mean) / SPEC.std, kernel, 3) + bias
-    found = patch.reshape(-1) @ weights["embedding/kernel"] + weights["embedding/bias"]
+    found = np.tensordot(patch, weights["embedding/kernel"], 3) + weights["embedding/bias"]
     assert np.allclose(found, expected)
 
 
@@ -84,7 +98,7 @@ def test_folding_a_norm_moves_its_affine_part_into_the_dense_layer():
     gamma, beta, x = rng.normal(size=6), rng.normal(size=6), rng.normal(size=(3, 6))
     kernel, bias = rng.normal(size=(6, 4)), rng.normal(size=4)
     weights = {"n/gamma": gamma, "n/beta": beta, "d/kernel": kernel, "d/bias": bias}
-    edge_graph._fold_norm(weights, "n", ["d"])
+    fold._fold_norm(weights, "n", ["d"])
     expected = (x * gamma + beta) @ kernel + bias
     assert np.allclose(x @ weights["d/kernel"] + weights["d/bias"], expected)
     assert set(weights) == {"d/kernel", "d/bias"}
@@ -94,7 +108,7 @@ def test_folding_the_attention_scale_divides_the_queries():
     rng = np.random.default_rng(0)
     kernel, bias, x = rng.normal(size=(6, 6)), rng.normal(size=6), rng.normal(size=(3, 6))
     weights = {"q/kernel": kernel, "q/bias": bias}
-    edge_graph._fold_attention_scale(weights, "q", 16)
+    fold._fold_attention_scale(weights, "q", 16)
     assert np.allclose(x @ weights["q/kernel"] + weights["q/bias"], (x @ kernel + bias) / 4)
 
 
@@ -103,7 +117,7 @@ def test_folding_layer_scale_moves_its_gain_into_the_dense_layer():
     gamma, kernel, bias = rng.normal(size=4), rng.normal(size=(6, 4)), rng.normal(size=4)
     x = rng.normal(size=(3, 6))
     weights = {"s/gamma": gamma, "d/kernel": kernel, "d/bias": bias}
-    edge_graph._fold_layer_scale(weights, "s", "d")
+    fold._fold_layer_scale(weights, "s", "d")
     assert np.allclose(x @ weights["d/kernel"] + weights["d/bias"], (x @ kernel + bias) * gamma)
     assert set(weights) == {"d/kernel", "d/bias"}
 
@@ -111,7 +125,7 @@ def test_folding_layer_scale_moves_its_gain_into_the_dense_layer():
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_either_activation_is_a_builtin_op_of_the_file(activation):
     model = random_model(activation=activation, layer_scale=0.3)
-    folded = edge_graph.fold(weights_of(model), model.architecture, SPEC)
+    folded = fold.fold(weights_of(model), model.architecture, SPEC)
     content = tflite.write(SCHEMES["float32"], folded, model.architecture)
     graph = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content))
     codes = [code.builtinCode for code in graph.operatorCodes]
@@ -136,7 +150,7 @@ def test_dropping_the_bias_of_the_keys_changes_no_attention():
     q, x, v = rng.normal(size=(3, 5, 4))
     weights = {"k/kernel": rng.normal(size=(4, 4)), "k/bias": rng.normal(size=4)}
     expected = attention(q, x @ weights["k/kernel"] + weights["k/bias"], v)
-    edge_graph._drop_key_bias(weights, "k")
+    fold._drop_key_bias(weights, "k")
     assert set(weights) == {"k/kernel"}
     assert np.allclose(attention(q, x @ weights["k/kernel"], v), expected)
 
@@ -147,7 +161,7 @@ def test_folding_the_bias_of_the_values_into_the_projection():
     value, out = rng.normal(size=4), rng.normal(size=4)
     weights = {"v/bias": value, "o/kernel": rng.normal(size=(4, 4)), "o/bias": out}
     expected = attention(q, k, v + value) @ weights["o/kernel"] + out
-    edge_graph._fold_value_bias(weights, "v", "o")
+    fold._fold_value_bias(weights, "v", "o")
     assert set(weights) == {"o/kernel", "o/bias"}
     assert np.allclose(attention(q, k, v) @ weights["o/kernel"] + weights["o/bias"], expected)
 
@@ -156,8 +170,8 @@ def test_folding_the_class_token_adds_its_position():
     model = random_model()
     weights = weights_of(model)
     token, position = weights["cls/token"], weights["position/embedding"]
-    edge_graph._fold_class_token(weights, model.architecture)
-    assert np.array_equal(weights["cls/token"], token + position[:, :1])
+    fold._fold_prefix(weights, model.architecture)
+    assert np.array_equal(weights["prefix"], token + position[:, :1])
     assert np.array_equal(weights["position/embedding"], position[:, 1:])
 
 
@@ -165,13 +179,13 @@ def test_centring_what_writes_to_the_residual_stream_turns_layer_norm_into_rms_n
     model = random_model()
     weights = weights_of(model)
     before = {name: value.copy() for name, value in weights.items()}
-    edge_graph._centre_residual(weights, model.architecture)
+    fold._centre_residual(weights, model.architecture)
     changed = {name for name in weights if not np.array_equal(weights[name], before[name])}
     parts = ["embedding"] + [
         f"block_{i}/{d}" for i in range(3) for d in ("attention/out", "mlp/dense_2")
     ]
     expected = {f"{dense}/{part}" for dense in parts for part in ("kernel", "bias")}
-    assert changed == expected | {"position/embedding", "cls/token"}
+    assert changed == expected | {"position/embedding"}
     x = np.random.default_rng(0).normal(size=(7, 80))
     added = x @ before["block_1/mlp/dense_2/kernel"] + before["block_1/mlp/dense_2/bias"]
     centred = x @ weights["block_1/mlp/dense_2/kernel"] + weights["block_1/mlp/dense_2/bias"]

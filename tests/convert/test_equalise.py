@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from convert import edge_graph, equalise, qat
+from convert import edge_graph, equalise, fold, qat
 from convert.schemes import SCHEMES
 
 
@@ -13,7 +13,7 @@ def massive(graph):
     """`graph` with three channels of the residual stream thirty times as large as the others."""
     arch, folded, _ = graph
     weights = dict(folded)
-    for name in edge_graph.residual_writers(arch):
+    for name in fold.residual_writers(weights, arch):
         weights[name] = weights[name] * np.where(np.arange(arch.width) % 30 == 7, 30, 1)
     return arch, {name: value.astype(np.float32) for name, value in weights.items()}
 

@@ -9,7 +9,7 @@ from ai_edge_litert.interpreter import Interpreter
 from integer_model import integer_model
 
 import tfvit
-from convert import edge_graph, metadata, sites, tflite
+from convert import fold, metadata, sites, tflite
 from convert.schemes import SCHEMES
 from edge_demo import Classifier, PreprocessSpec, UserError
 from edge_demo.metadata import read
@@ -27,7 +27,7 @@ def graphs(tmp_path_factory):
         v.name.removesuffix(":0"): v.numpy() + rng.normal(0, 0.1, v.shape) for v in model.weights
     }
     arch = model.architecture
-    folded = edge_graph.fold(weights, arch, model.preprocess)
+    folded = fold.fold(weights, arch, model.preprocess)
     ranges = dict.fromkeys(sites.sites(arch), (-3.0, 3.0))
     return {
         "float32": tflite.write(SCHEMES["float32"], folded, arch),

@@ -12,7 +12,7 @@ import tensorflow as tf
 from ai_edge_litert import schema_py_generated as schema
 
 import tfvit
-from convert import edge_graph, metadata, runner, tflite, verify
+from convert import edge_graph, fold, metadata, runner, tflite, verify
 from convert import model as models
 from convert.schemes import SCHEMES
 from edge_demo import Classifier, PreprocessSpec
@@ -199,7 +199,7 @@ def test_logits_that_are_no_numbers_fail_the_gate(tmp_path, digits_run, tfvit_cl
 def test_memory_is_that_of_the_child_and_of_the_file(tmp_path):
     model = tfvit.create_model("vit-ti/16", 10, 32)
     weights = {v.name.removesuffix(":0"): v.numpy() for v in model.weights}
-    folded = edge_graph.fold(weights, model.architecture, model.preprocess)
+    folded = fold.fold(weights, model.architecture, model.preprocess)
     path = tmp_path / "large.tflite"
     path.write_bytes(with_metadata(tflite.write(SCHEMES["float32"], folded, model.architecture)))
     found, size = runner.memory(path), path.stat().st_size / 2**20
@@ -236,7 +236,7 @@ def measured(tmp_path_factory, digits_run, exported):
     """The exported float file and one with a disturbed head, as `measure` sees them."""
     root = tmp_path_factory.mktemp("measured")
     model = models.read(digits_run / "best")
-    folded = edge_graph.fold(model.weights, model.architecture, model.preprocess)
+    folded = fold.fold(model.weights, model.architecture, model.preprocess)
     kernel = folded["head/kernel"]
     noise = np.random.default_rng(0).normal(0, 0.5 * kernel.std(), kernel.shape)
     folded["head/kernel"] = (kernel + noise).astype(np.float32)

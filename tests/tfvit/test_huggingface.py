@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 from scipy.special import erf
 
 import tfvit
-from convert import edge_graph, tflite
+from convert import fold, tflite
 from convert.schemes import SCHEMES
 from edge_demo.classifier import Classifier
 from edge_demo.preprocess import PreprocessSpec
@@ -360,7 +360,7 @@ def test_the_edge_graph_of_an_import_computes_what_transformers_would(write):
     tensors = tensors_of("vit")
     model, _ = huggingface.load(write("vit", tensors))
     weights = {name: v.numpy() for name, v in named_weights(model).items()}
-    folded = edge_graph.fold(weights, model.architecture, model.preprocess)
+    folded = fold.fold(weights, model.architecture, model.preprocess)
     content = tflite.write(SCHEMES["float32"], folded, model.architecture)
     from ai_edge_litert.interpreter import Interpreter
 

@@ -1,0 +1,142 @@
+"""Every architecture goes the whole way: a step of training, save, load, edge graph, a file per scheme."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tf_keras as keras
+from ai_edge_litert.interpreter import Interpreter
+
+import tfvit
+from convert import equalise, fold, qat, sites, tflite
+from convert.schemes import SCHEMES
+from tfvit import architecture
+from tfvit.architecture import HYBRIDS, RESNETS, VARIANTS, Architecture, ResNetArchitecture, named
+from tfvit.model import build, named_weights
+from tfvit.preprocess import normalise
+
+SIZE, CLASSES = (16, 32), 5
+TINY = {"width": 32, "depth": 2, "mlp_dim": 64, "heads": 2}
+# What the named models are made of, two blocks deep, and all that they can be changed to.
+KINDS = {
+    "cls": {},
+    "gap": {"pooling": "gap"},
+    "map": {"pooling": "map"},
+    "no position": {"position": "none"},
+    "2-D position": {"position": "learned_2d"},
+    "relative position": {"position": "relative"},
+    "fixed position": {"position": "sincos_2d", "pooling": "gap"},
+    "distillation token": {"distillation_token": True, "activation": "gelu"},
+    "registers, LayerScale": {"registers": 2, "layer_scale": 0.1, "activation": "gelu"},
+    "no biases": {"qkv_bias": False},
+    "hidden layer": {"representation_size": 16},
+    "hybrid root": {"stem": (), "patch_size": 2},
+    "hybrid": {"stem": (1, 1), "patch_size": 1},
+}
+
+
+def tiny(changes) -> Architecture:
+    return Architecture("tiny", CLASSES, SIZE, **{"patch_size": 8, **TINY, **changes})
+
+
+MODELS = {name: tiny(changes) for name, changes in KINDS.items()}
+MODELS["BiT"] = ResNetArchitecture("bit", CLASSES, SIZE, (1, 1), 1)
+NAMED = [f"{variant}/16" for variant in VARIANTS] + [*HYBRIDS, *RESNETS]
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def trained(request, tmp_path_factory):
+    """A model after two steps of training, its checkpoint, images and its logits for them."""
+    keras.utils.set_random_seed(0)
+    model = build(MODELS[request.param])
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (4, *SIZE, 3)).astype(np.float32)
+    images, labels = normalise(pixels, model.preprocess), np.arange(4) % CLASSES
+    optimizer = keras.optimizers.Adam(1e-2)
+    loss_of = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    losses = []
+    for _ in range(3):
+        with tf.GradientTape() as tape:
+            loss = loss_of(labels, model(images, training=True))
+        gradients = tape.gradient(loss, model.trainable_variables)
+        assert all(g is not None for g in gradients), "a weight that nothing depends on"
+        optimizer.apply_gradients(zip(gradients, model.trainable_variables))
+        losses.append(float(loss))
+    assert losses[-1] < losses[0]
+    folder = tmp_path_factory.mktemp("checkpoint") / "model"
+    tfvit.save(model, folder)
+    return model, folder, pixels, model(images).numpy()
+
+
+def test_it_loads_as_it_was_saved(trained):
+    model, folder, pixels, logits = trained
+    loaded = tfvit.load(folder)
+    assert loaded.architecture == model.architecture
+    assert np.array_equal(loaded(normalise(pixels, loaded.preprocess)).numpy(), logits)
+
+
+def test_its_architecture_survives_json(trained):
+    arch = trained[0].architecture
+    assert architecture.from_json(arch.to_json()) == arch
+
+
+@pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES)
+def test_it_exports_or_says_why_it_cannot(trained, scheme):
+    model, _, pixels, logits = trained
+    arch = model.architecture
+    reason = sites.refusal(scheme, arch)
+    if reason:
+        assert scheme.name != "float32" and len(reason) < 100
+        return
+    weights = {name: v.numpy() for name, v in named_weights(model).items()}
+    weights, ranges = fold.fold(weights, arch, model.preprocess), {}
+    if scheme.calibrated:
+        beyond = equalise.outliers(weights, arch, [pixels], lambda: None)
+        weights = equalise.equalise(weights, arch, beyond)
+        ranges = qat.calibrate(weights, arch, [pixels], "minmax", lambda: None)
+    interpreter = Interpreter(model_content=tflite.write(scheme, weights, arch, ranges))
+    interpreter.allocate_tensors()
+    found = np.array([answer(interpreter, one) for one in pixels])
+    error = np.sqrt(np.mean((found - logits) ** 2)) / logits.std()
+    limits = {"float32": 1e-5, "float16": 1e-2, "int4-dynamic": 0.5}
+    assert error < limits.get(scheme.name, 0.15)
+
+
+def answer(interpreter, pixels):
+    """Logits of one image."""
+    (source,), (sink,) = interpreter.get_input_details(), interpreter.get_output_details()
+    interpreter.set_tensor(source["index"], pixels[np.newaxis].astype(source["dtype"]))
+    interpreter.invoke()
+    value = interpreter.get_tensor(sink["index"])[0]
+    scale, zero_point = sink["quantization"]
+    return (value.astype(np.float32) - zero_point) * scale if scale else value
+
+
+def test_no_tensor_of_a_file_is_above_rank_4(trained):
+    model = trained[0]
+    weights = {name: v.numpy() for name, v in named_weights(model).items()}
+    weights = fold.fold(weights, model.architecture, model.preprocess)
+    content = tflite.write(SCHEMES["float32"], weights, model.architecture)
+    interpreter = Interpreter(model_content=content)
+    assert max(len(t["shape"]) for t in interpreter.get_tensor_details()) <= 4
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_every_name_builds_its_architecture_and_survives_json(name):
+    arch = named(name, 10, 224)
+    assert architecture.from_json(arch.to_json()) == arch
+    with pytest.raises(tfvit.UserError, match="classes"):
+        dataclasses.replace(arch, num_classes=0)
+
+
+def test_what_a_scheme_cannot_hold_is_one_line(tfvit_cli, tmp_path):
+    tfvit.save(build(MODELS["hybrid"]), tmp_path / "model")
+    done = tfvit_cli(
+        *("convert", tmp_path / "model", "--scheme", "int8-full", "--out", tmp_path / "out"),
+        *("--data", "digits"),
+    )
+    assert done.code == 2 and "GroupNorm" in done.err and len(done.err.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
