@@ -282,12 +282,12 @@ def _shape(variant: str) -> dict[str, int]:
 
 def _guess(name: str) -> str:
     """The known name that is meant, as a question; nothing if it is like none."""
-    forms = {v: f"{v}/16" for v in VARIANTS} | {n: n for n in (*HYBRIDS, *RESNETS)}
-    for wanted in (name.lower(), name.lower().split("/")[0]):
-        close = difflib.get_close_matches(wanted, forms, n=1, cutoff=0.5)
-        if close:
-            return f"did you mean {forms[close[0]]}? "
-    return ""
+    name = name.lower()
+    whole = "+" in name or name.startswith("bit")
+    forms = {n: n for n in (*HYBRIDS, *RESNETS)} if whole else {v: f"{v}/16" for v in VARIANTS}
+    wanted = name if whole else name.split("/")[0]
+    close = difflib.get_close_matches(wanted, forms, n=1, cutoff=0.5)
+    return f"did you mean {forms[close[0]]}? " if close else ""
 
 
 def _to_json(arch: Architecture | ResNetArchitecture) -> dict:

@@ -9,6 +9,7 @@ import click
 from edge_demo.cli import OneLineErrors
 from edge_demo.errors import UserError
 from tfvit import files
+from tfvit.architecture import POOLINGS
 from tfvit.commands import checkpoints, export
 from tfvit.options import (
     PATH,
@@ -60,7 +61,7 @@ main.add_command(export.convert)
     multiple=True,
     help="Any field of the architecture, as depth=6.",
 )
-@click.option("--pooling", type=click.Choice(["cls", "gap"]), help="[default: cls]")
+@click.option("--pooling", type=click.Choice(POOLINGS), help="[default: cls]")
 @click.option("--init", help="Checkpoint or run folder to start from; its model is the default.")
 @click.option("--epochs", type=click.FloatRange(0, min_open=True), default=30, show_default=True)
 @click.option("--steps", type=click.IntRange(1), help="Optimizer steps, instead of --epochs.")

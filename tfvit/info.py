@@ -96,6 +96,32 @@ def _tflite(path: Path) -> dict:
     }
 
 
+def _patches(arch: dict) -> str:
+    if arch["family"] != "vit":
+        return ""
+    of = "" if arch["stem"] is None else " features"
+    return f", patches of {arch['patch_size']}{of}"
+
+
+def _body(arch: dict) -> list[str]:
+    """What a model is made of, in a few lines."""
+    if arch["family"] == "bit":
+        units, width = "-".join(map(str, arch["units"])), arch["width_factor"]
+        return [f"  stages      {units} residual units, width factor {width}"]
+    position = "no" if arch["position"] == "none" else arch["position"]
+    parts = [f"{position} positions", f"{arch['pooling']} pooling"]
+    parts += ["a distillation token"] * arch["distillation_token"]
+    parts += [f"{arch['registers']} registers"] * bool(arch["registers"])
+    found = [
+        f"  blocks      {arch['depth']} of width {arch['width']}, {arch['heads']} heads, "
+        f"MLP {arch['mlp_dim']}",
+        f"  tokens      {', '.join(parts)}",
+    ]
+    if arch["stem"] is not None:
+        found.insert(0, f"  stem        ResNet of {sum(arch['stem'])} residual units")
+    return found
+
+
 def lines(description: dict) -> list[str]:
     """The description as people read it."""
     d = description
@@ -103,12 +129,9 @@ def lines(description: dict) -> list[str]:
     if d["kind"] == "checkpoint":
         arch = d["architecture"]
         height, width = arch["image_size"]
-        found += [
-            f"  model       {arch['name']}, {d['parameters'] / 1e6:.2f} M parameters",
-            f"  input       {height}x{width} pixels, patches of {arch['patch_size']}",
-            f"  blocks      {arch['depth']} of width {arch['width']}, {arch['heads']} heads, "
-            f"MLP {arch['mlp_dim']}, {arch['pooling']} pooling",
-        ]
+        found += [f"  model       {arch['name']}, {d['parameters'] / 1e6:.2f} M parameters"]
+        found += [f"  input       {height}x{width} pixels{_patches(arch)}"]
+        found += _body(arch)
     else:
         port = (d["inputs"][0], d["outputs"][0])
         found += [f"  scheme      {d['scheme']}"]

@@ -52,6 +52,9 @@ class ImageSize(click.ParamType):
         return int(match[1]), int(match[2] or match[1])
 
 
+WORDS = {"true": True, "false": False}
+
+
 class Setting(click.ParamType):
     """KEY=VALUE with a number, true, false or text as value."""
 
@@ -63,6 +66,8 @@ class Setting(click.ParamType):
         key, separator, text = value.partition("=")
         if not separator or not key:
             self.fail(f"{value!r} is not KEY=VALUE")
+        if text.lower() in WORDS:
+            return key, WORDS[text.lower()]
         for kind in (int, float):
             try:
                 return key, kind(text)

@@ -25,18 +25,17 @@ def distances(n: int) -> np.ndarray:
     return np.arange(n)[:, np.newaxis] - np.arange(n) + n - 1
 
 
-def at_grid(
-    weights: dict[str, np.ndarray], old: Architecture, new: Architecture
-) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
+def at_grid(weights: dict[str, np.ndarray], old: Architecture, new: Architecture) -> list[str]:
     """Resizes a model's position embeddings in `weights` for another grid or other class tokens.
 
-    Returns the shapes, old and new, of those it changed.
+    Returns the names of those it changed. A class token that is new has no position of its own, that is
+    zeros; distances of "relative" are interpolated along the sequence.
     """
-    changed = {}
+    changed = []
 
     def put(name: str, value: np.ndarray) -> None:
-        if value.shape != weights[name].shape:
-            changed[name] = weights[name].shape, value.shape
+        if not np.array_equal(value, weights[name]):
+            changed.append(name)
             weights[name] = value
 
     if new.position == "learned":

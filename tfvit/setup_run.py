@@ -67,15 +67,13 @@ def _model(options: dict, classes: int) -> tuple[architecture.Architecture, Prep
         size = size or config["architecture"].image_size
         spec = config["preprocess"].at(*size)
         if name is None:
-            values = {
-                **config["architecture"].to_json(),
-                "representation_size": None,
-                "dropout": 0.0,
-                "stochastic_depth": 0.0,
-                "num_classes": classes,
-                "image_size": size,
-            }
-            return architecture.from_json({**values, **changes}), _resize(spec, options)
+            values = config["architecture"].to_json()
+            fresh = {"representation_size": None, "dropout": 0.0, "stochastic_depth": 0.0}
+            values |= {field: value for field, value in fresh.items() if field in values}
+            values |= {"num_classes": classes, "image_size": size}
+            if "patch_size" in changes:
+                values["name"] = f"{values['name'].rpartition('/')[0]}/{changes['patch_size']}"
+            return architecture.from_json(values | changes), _resize(spec, options)
     arch = architecture.named(name or DEFAULT_MODEL, classes, size or DEFAULT_SIZE, **changes)
     return arch, _resize(spec, options)
 

@@ -1,16 +1,18 @@
 from __future__ import annotations
 
+import dataclasses
 import functools
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from scipy import ndimage
 from small_models import inputs, small
 from small_models import labelled as labelled_of_any_depth
 
 import tfvit
 from tfvit import UserError
-from tfvit.model import named_weights
+from tfvit.model import build, named_weights
 from tfvit.transfer import initialise
 
 labelled = functools.partial(labelled_of_any_depth, depth=1)
@@ -140,14 +142,14 @@ def test_from_a_class_token_to_the_mean_drops_the_token_and_its_position(stored)
     np.testing.assert_array_equal(values(model)[POSITION][0], old[POSITION][0, 1:])
 
 
-def test_from_the_mean_to_a_class_token_keeps_the_initial_token_and_position(stored):
+def test_from_the_mean_to_a_class_token_has_the_initial_token_and_no_position_of_its_own(stored):
     folder, old = stored(pooling="gap")
     model = labelled(LABELS, seed=2, pooling="cls")
     before = values(model)
     check(model, old, initialise(model, folder), resized=[POSITION], reset=[TOKEN])
     after = values(model)
     np.testing.assert_array_equal(after[TOKEN], before[TOKEN])
-    np.testing.assert_array_equal(after[POSITION][0, 0], before[POSITION][0, 0])
+    assert not after[POSITION][0, 0].any()
     np.testing.assert_array_equal(after[POSITION][0, 1:], old[POSITION][0])
 
 
@@ -192,7 +194,9 @@ def test_the_same_hidden_layer_is_kept(stored):
             *("vit-ti/8", (24, 40), {"position_interpolation": "bicubic"}),
             *("position_interpolation", ("bilinear", "bicubic")),
         ),
-        ("vit-ti/16", (32, 48), {}, "patch_size", ("8", "16")),
+        ("vit-ti/8", (24, 40), {"position": "none"}, "position", ("learned", "none")),
+        ("vit-ti/8", (24, 40), {"qkv_bias": False}, "qkv_bias", ("True", "False")),
+        ("r+vit-ti/16", (32, 64), {}, "stem", ("None", "()")),
     ],
 )
 def test_another_shape_of_model_is_one_line_that_names_both(
@@ -209,6 +213,52 @@ def test_another_shape_of_model_is_one_line_that_names_both(
         assert part in message
     for weight, value in values(model).items():
         np.testing.assert_array_equal(value, before[weight])
+
+
+def test_another_patch_size_resamples_the_embedding(stored):
+    folder, old = stored()
+    arch = labelled(LABELS).architecture
+    model = build(dataclasses.replace(arch, image_size=(48, 80), patch_size=16), labels=LABELS)
+    kernel = "embedding/kernel"
+    check(model, old, initialise(model, folder), resized=[kernel])
+    new = values(model)[kernel]
+    patches = np.random.default_rng(0).normal(size=(7, 8, 8, 3)).astype(np.float32)
+    larger = tf.image.resize(patches, (16, 16)).numpy()
+    expected = np.tensordot(patches, old[kernel], 3)
+    np.testing.assert_allclose(np.tensordot(larger, new, 3), expected, atol=1e-4)
+
+
+def test_rows_and_columns_are_resized_each_along_its_axis(stored):
+    folder, old = stored(position="learned_2d")
+    model = labelled(LABELS, (48, 64), seed=2, position="learned_2d")
+    names = ["position/rows", "position/columns"]
+    check(model, old, initialise(model, folder), resized=names)
+    for name, size in zip(names, (6, 8)):
+        expected = ndimage.zoom(old[name], (size / len(old[name]), 1), order=1)
+        np.testing.assert_allclose(values(model)[name], expected, atol=1e-6)
+
+
+def test_distances_are_interpolated_from_end_to_end(stored):
+    folder, old = stored(position="relative")
+    model = labelled(LABELS, (48, 64), seed=2, position="relative")
+    name = "block_0/attention/relative"
+    check(model, old, initialise(model, folder), resized=[name])
+    factor = (2 * 49 - 1) / (2 * 16 - 1)
+    expected = ndimage.zoom(old[name], (factor, 1), order=1)
+    np.testing.assert_allclose(values(model)[name], expected, atol=1e-6)
+
+
+def test_fixed_positions_fit_any_size(stored):
+    folder, old = stored(position="sincos_2d")
+    model = labelled(LABELS, (48, 64), seed=2, position="sincos_2d")
+    check(model, old, initialise(model, folder))
+
+
+def test_a_resnet_takes_nothing_from_a_transformer(stored):
+    folder, _ = stored()
+    model = tfvit.create_model("bit-r50x1", 3, 32)
+    with pytest.raises(UserError, match="another family than bit-r50x1"):
+        initialise(model, folder)
 
 
 def test_a_checkpoint_that_is_not_there_is_one_line(tmp_path):
