@@ -29,9 +29,12 @@ class StdConv(keras.layers.Conv2D):
         )
         self.like_stem = like_stem
 
-    def convolution_op(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
         if not self.like_stem:  # torch's padding, which is even on all sides
             inputs = pad(inputs, self.kernel_size[0] // 2)
+        return super().call(inputs)
+
+    def convolution_op(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
         return super().convolution_op(inputs, standardise(kernel, self.like_stem))
 
 
