@@ -12,6 +12,8 @@ import tf_keras as keras
 from tfvit.architecture import ResNetArchitecture
 
 ROOT_WIDTH, EXPANSION = 64, 4  # channels of the root; of a unit's output over its inside
+GROUPS = 32  # of every GroupNorm
+STEM_EPSILON, BIT_EPSILON = 1e-6, 1e-5
 
 
 class StdConv(keras.layers.Conv2D):
@@ -29,11 +31,6 @@ class StdConv(keras.layers.Conv2D):
         )
         self.like_stem = like_stem
 
-    def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        if not self.like_stem:  # torch's padding, which is even on all sides
-            inputs = pad(inputs, self.kernel_size[0] // 2)
-        return super().call(inputs)
-
     def convolution_op(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
         return super().convolution_op(inputs, standardise(kernel, self.like_stem))
 
@@ -45,16 +42,11 @@ def standardise(kernel: tf.Tensor, like_stem: bool) -> tf.Tensor:
     return tf.cast((tf.cast(kernel, tf.float32) - mean) / deviation, kernel.dtype)
 
 
-def pad(x: tf.Tensor, width: int) -> tf.Tensor:
-    """Zeros around a picture: [b, h, w, c] -> [b, h + 2 width, w + 2 width, c]."""
-    return tf.pad(x, [[0, 0], [width, width], [width, width], [0, 0]]) if width else x
-
-
 def norm(like_stem: bool, name: str, policy, gamma: str = "ones") -> keras.layers.Layer:
-    """GroupNorm of 32 groups."""
-    epsilon = 1e-6 if like_stem else 1e-5
+    """GroupNorm."""
+    epsilon = STEM_EPSILON if like_stem else BIT_EPSILON
     return keras.layers.GroupNormalization(
-        32, epsilon=epsilon, gamma_initializer=gamma, name=name, dtype=policy
+        GROUPS, epsilon=epsilon, gamma_initializer=gamma, name=name, dtype=policy
     )
 
 
@@ -71,8 +63,8 @@ def stem(x: tf.Tensor, units: tuple[int, ...], policy) -> tf.Tensor:
 def graph(arch: ResNetArchitecture, images: tf.Tensor, policy) -> tf.Tensor:
     """Logits [b, classes], float32, of normalised images [b, height, width, 3]."""
     width = ROOT_WIDTH * arch.width_factor
-    x = StdConv(width, 7, 2, False, name="root/conv", dtype=policy)(images)
-    x = keras.layers.ZeroPadding2D(1, name="root/pad", dtype=policy)(x)
+    x = _conv(images, width, 7, 2, "root/conv", policy)
+    x = keras.layers.ZeroPadding2D(1, name="root/pool/pad", dtype=policy)(x)
     x = keras.layers.MaxPool2D(3, 2, name="root/pool", dtype=policy)(x)
     for name, inside, stride in stages(arch.units, width):
         x = _unit_v2(x, inside, stride, name, policy)
@@ -118,7 +110,7 @@ def _unit_v2(x: tf.Tensor, inside: int, stride: int, name: str, policy) -> tf.Te
         return _relu(y, f"{name}/relu_{part}", policy)
 
     def conv(y: tf.Tensor, width: int, size: int, stride: int, part: str) -> tf.Tensor:
-        return StdConv(width, size, stride, False, name=f"{name}/conv_{part}", dtype=policy)(y)
+        return _conv(y, width, size, stride, f"{name}/conv_{part}", policy)
 
     y = norm_relu(x, "1")
     shortcut = x
@@ -128,6 +120,13 @@ def _unit_v2(x: tf.Tensor, inside: int, stride: int, name: str, policy) -> tf.Te
     y = conv(norm_relu(y, "2"), inside, 3, stride, "2")
     y = conv(norm_relu(y, "3"), EXPANSION * inside, 1, 1, "3")
     return keras.layers.Add(name=f"{name}/add", dtype=policy)([shortcut, y])
+
+
+def _conv(x: tf.Tensor, width: int, size: int, stride: int, name: str, policy) -> tf.Tensor:
+    """With torch's padding, the same on all sides, where TensorFlow's is uneven for a stride of 2."""
+    if size > 1:
+        x = keras.layers.ZeroPadding2D(size // 2, name=f"{name}/pad", dtype=policy)(x)
+    return StdConv(width, size, stride, False, name=name, dtype=policy)(x)
 
 
 def _relu(x: tf.Tensor, name: str, policy) -> tf.Tensor:

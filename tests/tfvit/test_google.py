@@ -343,6 +343,11 @@ BAD_FILES = {
     "header": (zipped([("cls.npy", member("((", bytes(8)))]), "header"),
     "no header": (zipped([("cls.npy", b"")]), "header"),
     "no array": (zipped([("readme.txt", b"hello")]), "which is no array"),
+    "name of two lines": (zipped([("a\nb.npy", member((0,)))]), "'a\\nb.npy', which is no array"),
+    "name of no encoding": (
+        zipped([("\u00e9.npy", member((0,)))]).replace("\u00e9".encode(), b"\xff\xfe"),
+        "truncated or damaged",
+    ),
     "twice": (zipped([("a.npy", member((0,)))] * 2), "more than once"),
     "bomb": (
         zipped([("cls.npy", member((2**22,), bytes(2**24)))], zipfile.ZIP_DEFLATED),

@@ -59,7 +59,7 @@ def headers(path: Path) -> dict[str, Header]:
             raise UserError(f"{path}: declares {unpacked} bytes of arrays in a file of {size}")
         for member in members:
             name = member.filename.removesuffix(".npy")
-            if name == member.filename or name in found:
+            if name in found or name == member.filename or not name.isprintable():
                 what = "more than once" if name in found else "which is no array"
                 raise UserError(f"{path}: holds {member.filename!r}, {what}")
             try:
@@ -100,9 +100,11 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
     try:
         with zipfile.ZipFile(path) as file:
             yield file
+    except UserError:
+        raise
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}") from None
-    except DAMAGE as error:
+    except (*DAMAGE, ValueError) as error:  # ValueError: a name that is not in its own encoding
         with path.open("rb") as file:
             start = file.read(8)
         kinds = (what for magic, what in WHAT_IT_IS.items() if start.startswith(magic))
