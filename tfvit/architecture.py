@@ -170,9 +170,7 @@ class Architecture:
     @property
     def stride(self) -> int:
         """Pixels from one patch to the next."""
-        if self.stem is None:
-            return self.patch_size
-        return ROOT_STRIDE * 2 ** max(len(self.stem) - 1, 0) * self.patch_size
+        return stride(self.stem, self.patch_size)
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -229,6 +227,13 @@ class ResNetArchitecture:
     def to_json(self) -> dict:
         """A dictionary of JSON types; `from_json` is its inverse."""
         return _to_json(self)
+
+
+def stride(stem: tuple[int, ...] | None, patch_size: int) -> int:
+    """Pixels from one patch to the next, of a hybrid's stem or None, and its patches."""
+    if stem is None:
+        return patch_size
+    return ROOT_STRIDE * 2 ** max(len(stem) - 1, 0) * patch_size
 
 
 FAMILIES = {"vit": Architecture, "bit": ResNetArchitecture}

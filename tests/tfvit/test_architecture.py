@@ -19,6 +19,8 @@ PUBLISHED_SHAPES = {
     "vit-b": (768, 12, 3072, 12),
     "vit-l": (1024, 24, 4096, 16),
     "vit-h": (1280, 32, 5120, 16),
+    "vit-g": (1408, 40, 6144, 16),
+    "vit-G": (1664, 48, 8192, 16),
 }
 
 # name, classes, pixels, other fields, parameters. The first six are published (google-research/
@@ -38,6 +40,19 @@ PARAMETERS = [
     ("vit-b/16", 21843, 224, {"representation_size": 768}, 103_186_515),
     ("vit-l/16", 21843, 224, {"representation_size": 1024}, 326_740_307),
 ]
+
+# name: parameters in millions, to two decimals, with 1000 classes at 224 pixels: timm's tables of results
+# (vit_giant_patch14_224, vit_tiny_r_s16_p8_224, resnetv2_50x1_bit, ...).
+MILLIONS = {
+    "vit-g/14": 1012.61,
+    "vit-G/14": 1844.44,
+    "r+vit-ti/16": 6.34,
+    "r26+vit-s/32": 36.43,
+    "r50+vit-l/32": 328.99,
+    "bit-r50x1": 25.55,
+    "bit-r101x1": 44.54,
+    "bit-r152x4": 936.53,
+}
 
 
 def count_by_hand(width, depth, mlp_dim, patch, tokens, classes, representation):
@@ -60,6 +75,17 @@ def test_parameter_counts_are_the_published_ones(name, classes, size, changes, e
     with tf.Graph().as_default():  # the real model, without giving its variables memory
         model = tfvit.create_model(name, classes, size, **changes)
         assert model.count_params() == expected
+
+
+@pytest.mark.parametrize("name", MILLIONS)
+def test_parameter_counts_are_the_published_ones_in_millions(name):
+    with tf.Graph().as_default():
+        assert round(tfvit.create_model(name, 1000, 224).count_params() / 1e6, 2) == MILLIONS[name]
+
+
+def test_the_hybrid_of_the_paper_has_its_published_parameters():
+    with tf.Graph().as_default():  # of google-research/vision_transformer's R50+ViT-B_16
+        assert tfvit.create_model("r50+vit-b/16", 1000, 224).count_params() == 98_659_112
 
 
 @pytest.mark.parametrize("name, classes, size, changes, expected", PARAMETERS)
