@@ -10,7 +10,7 @@ from edge_demo.cli import OneLineErrors
 from edge_demo.errors import UserError
 from tfvit import files
 from tfvit.architecture import POOLINGS
-from tfvit.commands import checkpoints, export
+from tfvit.commands import checkpoints, export, probe
 from tfvit.options import (
     PATH,
     ImageSize,
@@ -47,12 +47,16 @@ def main():
 main.add_command(checkpoints.create)
 main.add_command(checkpoints.import_model)
 main.add_command(export.convert)
+main.add_command(probe.probe)
 
 
 @main.command()
 @data_options(required=False)
 @click.option("--out", type=PATH, required=True, help="Folder of the run.")
-@click.option("--model", help="As vit-ti/16: mu, ti, s, b, l, h / patch.  [default: vit-ti/16]")
+@click.option(
+    "--model",
+    help="As vit-ti/16: mu, ti, s, b, l, h, g, G / patch; r50+vit-b/16; bit-r50x1.  [default: vit-ti/16]",
+)
 @click.option("--image-size", type=ImageSize(), help="N or HEIGHTxWIDTH.  [default: 224]")
 @click.option(
     "--set",

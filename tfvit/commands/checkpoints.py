@@ -30,7 +30,7 @@ def create(name, classes, image_size, settings, seed, out):
       tfvit create vit-ti/8 --classes 10 --image-size 64x96 --set depth=6 --out small
     """
     need("train")
-    _must_be_new(out)
+    must_be_new(out)
     from tfvit import architecture
 
     arch = architecture.named(name, classes, image_size, **dict(settings))
@@ -64,7 +64,7 @@ def import_model(folder, image_size, out):
       tfvit train --init dinov2 --data photos/ --epochs 3 --out runs/photos
     """
     need("train")
-    _must_be_new(out)
+    must_be_new(out)
     from tfvit import checkpoint
     from tfvit.info import describe, lines
     from tfvit.interop import huggingface
@@ -76,6 +76,7 @@ def import_model(folder, image_size, out):
     click.echo("\n".join(lines(describe(out))))
 
 
-def _must_be_new(out) -> None:
+def must_be_new(out) -> None:
+    """Raises UserError if there is something at `out` already."""
     if out.exists():
         raise UserError(f"{out}: exists already; choose another --out")
