@@ -45,6 +45,7 @@ def main():
 
 main.add_command(checkpoints.create)
 main.add_command(checkpoints.import_model)
+main.add_command(checkpoints.export_model)
 main.add_command(export.convert)
 
 

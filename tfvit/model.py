@@ -98,3 +98,9 @@ def build(
 def named_weights(model: keras.Model) -> dict[str, tf.Variable]:
     """The model's variables by name, "block_0/attention/query/kernel", in a fixed order."""
     return {w.name.removesuffix(":0"): w for w in model.weights}
+
+
+def weight_shapes(arch: Architecture | ResNetArchitecture) -> dict[str, tuple[int, ...]]:
+    """The shapes of `named_weights` of an architecture's model, without memory for the weights."""
+    with tf.Graph().as_default():
+        return {name: tuple(w.shape) for name, w in named_weights(build(arch)).items()}
