@@ -15,8 +15,7 @@ from convert import edge_graph, tflite
 from convert.schemes import SCHEMES
 from edge_demo.classifier import Classifier
 from edge_demo.preprocess import PreprocessSpec
-from tfvit import posemb
-from tfvit.interop import huggingface
+from tfvit import interop, posemb
 from tfvit.model import named_weights
 
 WIDTH, DEPTH, HEADS, MLP, PATCH, SIZE, CLASSES = 48, 2, 3, 96, 8, 32, 3
@@ -207,7 +206,7 @@ def feature_model(model):
 @pytest.mark.parametrize("prefix", ["", "vit."])
 def test_a_vit_with_a_classifier_computes_its_logits(write, prefix, dtype):
     tensors = {k: v.astype(dtype) for k, v in tensors_of("vit", prefix=prefix).items()}
-    model, report = huggingface.load(write("vit", tensors))
+    model, report = interop.load(write("vit", tensors))
     images = pictures()
     expected = features(tensors, "vit", channels_first(images), 1e-2)
     expected = expected @ tensors["classifier.weight"].T + tensors["classifier.bias"]
@@ -222,7 +221,7 @@ def test_a_vit_with_a_classifier_computes_its_logits(write, prefix, dtype):
 def test_a_dinov2_computes_its_features_and_gets_a_head_of_zero(write, prefix):
     tensors = tensors_of("dinov2", prefix=prefix)
     mask = {f"{prefix}embeddings.mask_token": np.ones((1, WIDTH), np.float32)}
-    model, report = huggingface.load(write("dinov2", {**tensors, **mask}))
+    model, report = interop.load(write("dinov2", {**tensors, **mask}))
     images = pictures()
     expected = features(tensors, "dinov2", channels_first(images), 1e-6)
     assert expected.std(axis=0).min() > 0.005  # the pictures matter, in every channel
@@ -236,7 +235,7 @@ def test_a_dinov2_computes_its_features_and_gets_a_head_of_zero(write, prefix):
 def test_a_vit_without_a_classifier_drops_its_pooler(write):
     tensors = tensors_of("vit", head=False)
     pooler = {"pooler.dense.weight": np.eye(WIDTH), "pooler.dense.bias": np.ones(WIDTH)}
-    model, report = huggingface.load(write("vit", {**tensors, **pooler}))
+    model, report = interop.load(write("vit", {**tensors, **pooler}))
     images = pictures()
     expected = features(tensors, "vit", channels_first(images), 1e-2)
     np.testing.assert_allclose(feature_model(model)(images).numpy(), expected, atol=2e-5)
@@ -249,7 +248,7 @@ def test_projections_without_bias_have_one_of_zero(write):
     biases = [n for n in tensors if ".attention.attention." in n and n.endswith(".bias")]
     for name in biases:
         del tensors[name]
-    model, report = huggingface.load(write("dinov2", tensors, {"qkv_bias": False}))
+    model, report = interop.load(write("dinov2", tensors, {"qkv_bias": False}))
     images = pictures()
     expected = features(tensors, "dinov2", channels_first(images), 1e-6)
     np.testing.assert_allclose(feature_model(model)(images).numpy(), expected, atol=2e-5)
@@ -259,14 +258,14 @@ def test_projections_without_bias_have_one_of_zero(write):
 @pytest.mark.parametrize("activation", ["gelu_new", "gelu_pytorch_tanh"])
 def test_the_tanh_forms_of_gelu_are_ours(write, activation):
     config = {"hidden_act": activation}
-    model, _ = huggingface.load(write("vit", tensors_of("vit"), config))
+    model, _ = interop.load(write("vit", tensors_of("vit"), config))
     assert model.architecture.activation == "gelu_tanh"
 
 
 def test_another_size_interpolates_the_position_embeddings_as_torch_does(write):
     tensors = tensors_of("dinov2")
     folder = write("dinov2", tensors)
-    model, report = huggingface.load(folder, (16, 48))
+    model, report = interop.load(folder, (16, 48))
     name = "embeddings.position_embeddings"
     tensors[name] = posemb.resize(tensors[name][0], (4, 4), (2, 6), "bicubic")[np.newaxis]
     images = pictures(16, 48)
@@ -279,7 +278,7 @@ def test_another_size_interpolates_the_position_embeddings_as_torch_does(write):
 @pytest.mark.parametrize("pixels, expected", [(48, (48, 48)), (36, (32, 32))])
 def test_the_size_is_the_preprocessors_if_the_patch_divides_it(write, pixels, expected):
     processor = {"crop_size": {"height": pixels, "width": pixels}, "size": {"shortest_edge": 64}}
-    model, _ = huggingface.load(write("dinov2", tensors_of("dinov2"), (), processor))
+    model, _ = interop.load(write("dinov2", tensors_of("dinov2"), (), processor))
     assert model.architecture.image_size == expected
     assert (model.preprocess.height, model.preprocess.width) == expected
     assert model.preprocess.crop_fraction == pixels / 64
@@ -319,7 +318,7 @@ PREPROCESSING = [
 
 @pytest.mark.parametrize("kind, changes, expected", PREPROCESSING)
 def test_preprocessing_is_in_grey_levels(write, kind, changes, expected):
-    model, _ = huggingface.load(write(kind, tensors_of(kind), (), changes))
+    model, _ = interop.load(write(kind, tensors_of(kind), (), changes))
     found = model.preprocess
     for name in ("mean", "std", "crop_fraction"):
         np.testing.assert_allclose(getattr(found, name), getattr(expected, name), rtol=1e-6)
@@ -358,7 +357,7 @@ def test_import_writes_a_checkpoint_that_trains_and_exports(write, tmp_path, tfv
 
 def test_the_edge_graph_of_an_import_computes_what_transformers_would(write):
     tensors = tensors_of("vit")
-    model, _ = huggingface.load(write("vit", tensors))
+    model, _ = interop.load(write("vit", tensors))
     weights = {name: v.numpy() for name, v in named_weights(model).items()}
     folded = edge_graph.fold(weights, model.architecture, model.preprocess)
     content = tflite.write(SCHEMES["float32"], folded, model.architecture)

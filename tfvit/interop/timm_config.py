@@ -38,7 +38,7 @@ HALF = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
 CROP, INTERPOLATIONS = 0.875, ("bilinear", "bicubic")
 UNDERSTOOD = {"img_size", "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio", "qkv_bias"}
 UNDERSTOOD |= {"class_token", "no_embed_class", "reg_tokens", "init_values", "act_layer"}
-UNDERSTOOD |= {"global_pool", "fc_norm", "num_classes", "drop_rate", "drop_path_rate"}
+UNDERSTOOD |= {"global_pool", "fc_norm", "num_classes", "in_chans", "drop_rate", "drop_path_rate"}
 # Our name: timm's, for what it has a name of; others are the nearest of these with its arguments changed.
 NAMES = {
     "vit-ti/16": "vit_tiny_patch16_224",
