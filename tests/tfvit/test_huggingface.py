@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import json
+import re
 
 import numpy as np
 import pytest
@@ -25,11 +27,14 @@ from huggingface_folders import (
     write_folder,
     write_raw,
 )
+from safetensors.numpy import load as parse
+from small_models import small
 
 import tfvit
 from convert import edge_graph, tflite
 from convert.schemes import SCHEMES
 from edge_demo.classifier import Classifier
+from edge_demo.errors import UserError
 from edge_demo.preprocess import PreprocessSpec
 from tfvit import interop, posemb
 from tfvit.model import named_weights
@@ -284,3 +289,101 @@ def test_the_edge_graph_of_an_import_computes_what_transformers_would(write):
         expected = features(tensors, "vit", images, 1e-2)
         expected = expected @ tensors["classifier.weight"].T + tensors["classifier.bias"]
         np.testing.assert_allclose(run(pixels=pixels)["logits"], expected, atol=1e-4)
+
+
+GELU = {"activation": "gelu"}
+SCALED = {**GELU, "layer_scale": 1.0}
+# what it becomes -> fields of our model
+EXPORTED = {
+    "vit": GELU,
+    "deit": {**GELU, "distillation_token": True},
+    "dinov2": SCALED,
+    "dinov2_with_registers": {**SCALED, "registers": 3},
+}
+
+
+@pytest.mark.parametrize("kind", EXPORTED)
+def test_what_is_exported_computes_the_same_and_comes_back(tmp_path, kind):
+    model = small(CLASSES, SIZE, **EXPORTED[kind])
+    folder = tmp_path / "there"
+    interop.save(model, "huggingface", folder)
+    config = json.loads((folder / "config.json").read_text())
+    assert config["model_type"] == kind
+    tensors = parse((folder / "model.safetensors").read_bytes())
+    images = pictures()
+    tokens = sequence(tensors, kind, channels_first(images), 1e-6)
+    if kind.startswith("dinov2"):
+        patches = tokens[:, model.architecture.prefix_tokens :].mean(axis=1)
+        expected = logits(np.concatenate([tokens[:, 0], patches], 1), tensors, "classifier")
+    else:
+        heads = HEADS_OF[kind]
+        parts = [logits(tokens[:, i], tensors, head) for i, head in enumerate(heads)]
+        expected = np.mean(parts, axis=0)
+    np.testing.assert_allclose(model(images).numpy(), expected, atol=2e-5)
+    assert_comes_back(model, folder)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"registers": 1}, {"qkv_bias": False, "image_size": (16, 40)}, {"layer_norm_epsilon": 1e-3}],
+    ids=str,
+)
+def test_other_fields_come_back_as_well(tmp_path, fields):
+    size = fields.pop("image_size", SIZE)
+    model = small(CLASSES, size, **fields)
+    interop.save(model, "huggingface", tmp_path / "there")
+    assert_comes_back(model, tmp_path / "there")
+
+
+def test_a_head_of_one_class_and_zeros_is_not_exported(write, tmp_path):
+    model, _ = interop.load(write("dinov2", tensors_of("dinov2")))
+    interop.save(model, "huggingface", tmp_path / "back")
+    names = parse((tmp_path / "back/model.safetensors").read_bytes())
+    assert names.keys() - {"embeddings.mask_token"} == tensors_of("dinov2").keys()
+    config = json.loads((tmp_path / "back/config.json").read_text())
+    assert config["architectures"] == ["Dinov2Model"]
+
+
+def test_preprocessing_comes_back(tmp_path):
+    for i, spec in enumerate((CROP, dataclasses.replace(EXACT, interpolation="bicubic"))):
+        model = small(CLASSES, SIZE)
+        model.card = dataclasses.replace(model.card, preprocess=spec)
+        interop.save(model, "huggingface", tmp_path / str(i))
+        again, _ = interop.load(tmp_path / str(i))
+        found, expected = again.preprocess, spec
+        for name in ("mean", "std"):
+            np.testing.assert_allclose(getattr(found, name), getattr(expected, name), rtol=1e-12)
+        assert dataclasses.replace(found, mean=expected.mean, std=expected.std) == expected
+
+
+NOT_HELD = {
+    "stem": {"name": "r+vit-ti/16", "image_size": 64},
+    "position 'sincos_2d'": {"position": "sincos_2d"},
+    "pooling 'gap'": {"pooling": "gap"},
+    "representation_size 20": {"representation_size": 20},
+    "registers 2": {"registers": 2},
+    "distillation_token True": {"distillation_token": True, "layer_scale": 1.0},
+    "mlp_dim 100": {"mlp_dim": 100, "layer_scale": 1.0},
+    "image_size (24, 40)": {"layer_scale": 1.0, "image_size": (24, 40)},
+}
+
+
+@pytest.mark.parametrize("field", NOT_HELD)
+def test_what_the_format_cannot_hold_is_one_line_that_names_it(tmp_path, field):
+    fields = dict(NOT_HELD[field])
+    model = small(CLASSES, fields.pop("image_size", SIZE), **fields)
+    with pytest.raises(UserError, match=f"cannot hold {re.escape(field)}"):
+        interop.save(model, "huggingface", tmp_path / "there")
+    assert not (tmp_path / "there").exists()
+
+
+def assert_comes_back(model, folder):
+    again, report = interop.load(folder)
+    assert not (report.resized or report.reset or report.not_finite)
+    for one, other in zip(model.weights, again.weights):
+        assert one.name == other.name
+        np.testing.assert_array_equal(one.numpy(), other.numpy())
+    assert again.labels == model.labels
+    changed = {"name": "", "position_interpolation": "bicubic"}
+    kept = dataclasses.replace(model.architecture, **changed)
+    assert dataclasses.replace(again.architecture, **changed) == kept
