@@ -384,6 +384,6 @@ def assert_comes_back(model, folder):
         assert one.name == other.name
         np.testing.assert_array_equal(one.numpy(), other.numpy())
     assert again.labels == model.labels
-    changed = {"name": "", "position_interpolation": "bicubic"}
+    changed = {"name": "", "position_interpolation": "bicubic"}  # these are not kept
     kept = dataclasses.replace(model.architecture, **changed)
     assert dataclasses.replace(again.architecture, **changed) == kept

@@ -56,6 +56,16 @@ THEIRS = {
     "timm DINOv2": ("timm", TIMM, "vit_small_patch14_dinov2"),
     "timm DINOv2 reg4": ("timm", TIMM, "vit_small_patch14_reg4_dinov2"),
 }
+# name of theirs: a size to resize its positions to
+RESIZED = {
+    "ViT": (48, 24),
+    "DeiT with teacher": (24, 48),
+    "DINOv2": (24, 24),
+    "DINOv2 with registers": (48, 16),
+    "timm ViT": (24, 16),
+    "timm DeiT distilled": (48, 48),
+    "timm DINOv2 reg4": (16, 48),
+}
 ERF = {"activation": "gelu"}
 SCALED = {**ERF, "layer_scale": 1.0}
 # name: (class, format, fields of our model)
@@ -135,6 +145,21 @@ def ours(tmp_path_factory):
     return {name: (*models[name], found) for name, found in run_client(root, jobs).items()}
 
 
+@pytest.fixture(scope="module")
+def resized(tmp_path_factory, theirs):
+    """Name -> what their library computes at another size."""
+    jobs = {
+        name: {
+            "class": THEIRS[name][0],
+            "folder": str(theirs[name][0]),
+            "size": size,
+            "resize": True,
+        }
+        for name, size in RESIZED.items()
+    }
+    return run_client(tmp_path_factory.mktemp("resized"), jobs)
+
+
 def assert_same(name, found, expected):
     spread = np.ptp(expected)
     difference = np.abs(found - expected).max() / spread
@@ -143,21 +168,34 @@ def assert_same(name, found, expected):
     assert difference < LIMIT
 
 
-@pytest.mark.parametrize("name", THEIRS)
-def test_their_model_computes_the_same_here(theirs, name):
-    folder, expected = theirs[name]
-    if not (folder / "preprocessor_config.json").exists() and "timm" not in name:
+def computed(folder, size):
+    """What our model of a folder computes, features without a head, and what became of its weights."""
+    if not (folder / "preprocessor_config.json").exists():
         values = {"image_processor_type": "ViTImageProcessor", "size": 32}
         values |= {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
         (folder / "preprocessor_config.json").write_text(json.dumps(values))
-    size = THEIRS[name][1].get("image_size", 32)
-    model, report = interop.load(folder, (size, size) if size == 32 else tuple(size))
+    model, report = interop.load(folder, size)
     headless = "head/kernel" in report.reset
     output = model.get_layer("pool").output if headless else model.output
-    images = pictures(*model.architecture.image_size)
-    assert_same(name, keras.Model(model.input, output)(images).numpy(), expected)
-    assert headless == ("no head" in name or THEIRS[name][0].endswith("Model"))
+    return keras.Model(model.input, output)(pictures(*size)).numpy(), report
+
+
+@pytest.mark.parametrize("name", THEIRS)
+def test_their_model_computes_the_same_here(theirs, name):
+    folder, expected = theirs[name]
+    kind, config, _ = THEIRS[name]
+    size = config.get("image_size", 32)
+    found, report = computed(folder, (size, size) if size == 32 else tuple(size))
+    assert_same(name, found, expected)
+    assert ("head/kernel" in report.reset) == ("no head" in name or kind.endswith("Model"))
     assert not report.resized
+
+
+@pytest.mark.parametrize("name", RESIZED)
+def test_their_model_computes_the_same_at_another_size(theirs, resized, name):
+    found, report = computed(theirs[name][0], RESIZED[name])
+    assert_same(name, found, resized[name])
+    assert "position/embedding" in report.resized
 
 
 @pytest.mark.parametrize("name", OURS)

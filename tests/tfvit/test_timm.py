@@ -247,7 +247,7 @@ def test_what_is_exported_computes_the_same_and_comes_back(tmp_path, kind):
         assert one.name == other.name
         np.testing.assert_array_equal(one.numpy(), other.numpy())
     assert again.labels == model.labels
-    changed = {"name": "", "position_interpolation": "bicubic"}
+    changed = {"name": "", "position_interpolation": "bicubic"}  # these are not kept
     kept = dataclasses.replace(model.architecture, **changed)
     assert dataclasses.replace(again.architecture, **changed) == kept
     for field in ("resize", "interpolation", "mean", "std"):

@@ -3,7 +3,7 @@
 Arguments: a JSON file, a list of jobs. Each has `class` (of transformers, or "timm"), `folder`, `images`
 (an .npy, float32 [n, 3, h, w]) and `logits` (an .npy to write: logits, or the class token's features
 where there is no head). A job with `config` (and `name`, for timm) makes random weights and saves them in
-the folder first. Printed: the versions.
+the folder first; with `resize`, positions are resized to the size of the images. Printed: the versions.
 """
 
 import json
@@ -47,7 +47,8 @@ def timm_model(job):
     if "config" in job:
         model = randomise(timm.create_model(job["name"], **job["config"]))
         save_for_hf(model, job["folder"], safe_serialization=True, model_args=job["config"])
-    return timm.create_model(f"local-dir:{job['folder']}", pretrained=True).eval()
+    size = {"img_size": np.load(job["images"]).shape[2:]} if "resize" in job else {}
+    return timm.create_model(f"local-dir:{job['folder']}", pretrained=True, **size).eval()
 
 
 def main():
@@ -56,7 +57,10 @@ def main():
     for job in jobs:
         model = timm_model(job) if job["class"] == "timm" else transformers_model(job)
         with torch.no_grad():
-            found = model(torch.from_numpy(np.load(job["images"])))
+            dinov2 = job["class"].startswith("Dinov2")  # resizes unasked
+            resize = "resize" in job and job["class"] != "timm" and not dinov2
+            options = {"interpolate_pos_encoding": True} if resize else {}
+            found = model(torch.from_numpy(np.load(job["images"])), **options)
         if job["class"] != "timm":
             headless = not hasattr(found, "logits")
             found = found.last_hidden_state[:, 0] if headless else found.logits

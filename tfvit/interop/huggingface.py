@@ -141,7 +141,7 @@ def write(model: Model, folder: Path) -> None:
 
     It becomes a ViT; a DeiT with two class tokens or with one register; a DINOv2 with LayerScale, whose
     classifier then has zeros for the mean of the patches. A DINOv2 whose head is one class of zeros is
-    written without. Positions resize bicubically there, whatever `position_interpolation` is.
+    written without. `position_interpolation` is lost: how positions are resized is up to the model_type.
     Raises UserError, naming the field, for what transformers does not have, or if the disk refuses.
     """
     arch = model.architecture

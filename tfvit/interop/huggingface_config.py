@@ -20,7 +20,8 @@ DEFAULTS = {
     "dinov2": DINO,
     "dinov2_with_registers": {**DINO, "num_register_tokens": 4},
 }
-# The first of ours is what theirs becomes; the first of theirs is what ours becomes.
+ANTIALIASED = {"dinov2_with_registers": "bicubic_antialias"}
+# Of two names of theirs for one of ours, the first is what is written.
 ACTIVATIONS = {"gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh", "gelu_new": "gelu_tanh"}
 
 CENTRAL = {"resample": 3, "do_center_crop": True, "crop_size": {"height": 224, "width": 224}}
@@ -81,7 +82,7 @@ def architecture(config: dict, teacher: bool) -> Architecture:
         layer_norm_epsilon=config["layer_norm_eps"],
         activation=ACTIVATIONS[config["hidden_act"]],
         layer_scale=config["layerscale_value"] if dino else None,
-        position_interpolation="bicubic",
+        position_interpolation=ANTIALIASED.get(kind, "bicubic"),
     )
 
 

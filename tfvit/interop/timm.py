@@ -99,7 +99,7 @@ def read(path: Path) -> Imported:
 def write(model: Model, folder: Path) -> None:
     """Writes a folder that timm loads: `timm.create_model("local-dir:FOLDER", pretrained=True)`.
 
-    `read` gives the same weights, to the bit. Positions resize bicubically there.
+    `read` gives the same weights, to the bit. `position_interpolation` is lost: timm has one of its own.
     Raises UserError, naming the field, for what timm does not have, or if the disk refuses.
     """
     arch = model.architecture

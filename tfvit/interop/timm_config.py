@@ -116,7 +116,7 @@ def architecture(shapes: Shapes, config: dict) -> tuple[Architecture, bool]:
             layer_norm_epsilon=EPSILON,
             activation=activation,
             layer_scale=LAYER_SCALE if "blocks.0.ls1.gamma" in shapes else None,
-            position_interpolation="bicubic",
+            position_interpolation="bicubic_antialias",
         ),
         with_class,
     )
