@@ -36,11 +36,10 @@ def at_grid(
     changed = {}
 
     def put(name: str, value: np.ndarray) -> None:
-        if value.shape != weights[name].shape:
-            changed[name] = weights[name].shape, value.shape
-            weights[name] = value
+        changed[name] = weights[name].shape, value.shape
+        weights[name] = value
 
-    if new.position == "learned":
+    if new.position == "learned" and _places(old) != _places(new):
         value = weights["position/embedding"][0]
         value = resize(value, old.grid, new.grid, new.position_interpolation)
         patches = value[old.class_tokens :]
@@ -50,14 +49,21 @@ def at_grid(
         put("position/embedding", np.concatenate([prefix, patches])[np.newaxis])
     elif new.position == "learned_2d":
         for name, axis in (("position/rows", 0), ("position/columns", 1)):
+            if old.grid[axis] == new.grid[axis]:
+                continue
             matrix = _MATRICES[new.position_interpolation](old.grid[axis], new.grid[axis])
             put(name, (matrix @ weights[name]).astype(np.float32))
-    elif new.position == "relative":
+    elif new.position == "relative" and old.tokens != new.tokens:
         matrix = _aligned_corners(2 * old.tokens - 1, 2 * new.tokens - 1)
         for i in range(new.depth):
             name = f"block_{i}/attention/relative"
             put(name, (matrix @ weights[name]).astype(np.float32))
     return changed
+
+
+def _places(arch: Architecture) -> tuple:
+    """What learned positions are for: as many patches in another shape are other ones."""
+    return arch.grid, arch.class_tokens
 
 
 def resize(

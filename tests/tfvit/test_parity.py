@@ -60,9 +60,9 @@ THEIRS = {
 RESIZED = {
     "ViT": (48, 24),
     "DeiT with teacher": (24, 48),
-    "DINOv2": (24, 24),
+    "DINOv2": (16, 64),  # as many patches in another shape
     "DINOv2 with registers": (48, 16),
-    "timm ViT": (24, 16),
+    "timm ViT": (64, 16),
     "timm DeiT distilled": (48, 48),
     "timm DINOv2 reg4": (16, 48),
 }
