@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 MEDIAPIPE := .venv-mediapipe
+TORCH := .venv-torch
 
-.PHONY: install demo test lint bench clean
+.PHONY: install demo test parity lint bench clean
 
 install: $(VENV)/.installed
 
@@ -23,6 +24,15 @@ test: install lint $(MEDIAPIPE)/.installed
 $(MEDIAPIPE)/.installed: constraints.txt
 	$(PYTHON) -m venv $(MEDIAPIPE)
 	$(MEDIAPIPE)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt mediapipe
+	touch $@
+
+# transformers and timm against this package; without them, the test skips itself.
+parity: install $(TORCH)/.installed
+	$(BIN)/python -m pytest -rA tests/tfvit/test_parity.py
+
+$(TORCH)/.installed: tests/requirements-torch.txt
+	$(PYTHON) -m venv $(TORCH)
+	$(TORCH)/bin/pip install --quiet --disable-pip-version-check -r tests/requirements-torch.txt
 	touch $@
 
 lint: install

@@ -41,7 +41,7 @@ RESNETS = {
 POOLINGS = ("cls", "gap", "map")
 POSITIONS = ("learned", "learned_2d", "relative", "sincos_2d", "none")
 ACTIVATIONS = ("gelu_tanh", "gelu")
-POSITION_INTERPOLATIONS = ("bilinear", "bicubic")
+POSITION_INTERPOLATIONS = ("bilinear", "bicubic", "bicubic_antialias")
 MAX_PATCHES = 65_536
 ROOT_STRIDE = 4  # of a ResNet's root: a convolution and a pooling of stride 2 each
 
@@ -61,8 +61,8 @@ class Architecture:
         "relative", a vector per distance in the sequence, which queries attend to as well (these and
         "none": paper, appendix D.4); "sincos_2d", fixed (MoCo v3; arXiv 2205.01580).
     position_interpolation: how learned position embeddings go to another image size: "bilinear" with
-        aligned corners (Google's code) or "bicubic" as torch has it (DINOv2, Hugging Face); see
-        `tfvit.posemb`.
+        aligned corners (Google's code), "bicubic" as torch has it (DINOv2, Hugging Face) or
+        "bicubic_antialias" (timm, DINOv2 with registers); see `tfvit.posemb`.
     pooling: "cls" (a class token), "gap" (mean over the patches) or "map" (multihead attention pooling,
         arXiv 2106.04560); the latter two without class token.
     distillation_token: a second class token with a head of its own; logits are the mean of both (DeiT,

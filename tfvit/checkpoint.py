@@ -16,10 +16,13 @@ import numpy as np
 from edge_demo.errors import UserError
 from edge_demo.preprocess import PreprocessSpec
 from tfvit import architecture
-from tfvit.files import atomic_folder, recover
+from tfvit.files import atomic_folder, decoding, read_json, recover
 
 CONFIG, WEIGHTS, OPTIMIZER = "config.json", "weights.safetensors", "optimizer.safetensors"
 FORMAT = 1
+MAX_HEADER = 100_000_000  # bytes; what safetensors itself allows
+DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2"}
+DTYPES |= {"U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1", "I8": "i1", "BOOL": "?"}
 VERSIONED = ("tfvit", "tensorflow", "tf-keras", "numpy")
 
 
@@ -72,8 +75,8 @@ def read_config(folder: str | Path) -> dict:
         reason = "not a checkpoint folder" if folder.exists() else "no such checkpoint folder"
         raise UserError(f"{folder}: {reason}")
     path = folder / CONFIG
-    try:
-        config = json.loads(path.read_text("utf-8"))
+    config = read_json(path, "checkpoint folder")
+    with decoding(path):
         if config["format"] > FORMAT:
             raise UserError(f"written by a newer tfvit (format {config['format']})")
         config["architecture"] = architecture.from_json(config["architecture"])
@@ -83,16 +86,6 @@ def read_config(folder: str | Path) -> dict:
             raise UserError(f"{len(config['labels'])} labels for another number of classes")
         if len(config["weights_sha256"]) != 64 or not isinstance(config["provenance"], dict):
             raise TypeError("weights_sha256 or provenance is not one")
-    except FileNotFoundError:
-        raise UserError(f"{folder}: no {CONFIG} inside, not a checkpoint folder") from None
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror or error}") from None
-    except KeyError as error:
-        raise UserError(f"{path}: damaged, {error} is missing") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: damaged ({error})") from None
     return config
 
 
@@ -110,20 +103,49 @@ def read_weights(folder: str | Path, config: dict) -> dict[str, np.ndarray]:
 
 
 def read_tensors(path: Path, sha256: str | None = None) -> dict[str, np.ndarray]:
-    """A safetensors file, checked against a hash where one is given; UserError if it is no good."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import load as parse
+    """A safetensors file, checked against a hash where one is given; bfloat16 comes as float32.
 
-    try:
+    Raises UserError if it is missing, damaged or of a type that NumPy does not know.
+    """
+    import safetensors
+
+    with decoding(path):
         data = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror or error}") from None
-    if sha256 and hashlib.sha256(data).hexdigest() != sha256:
-        raise UserError(f"{path}: damaged, its content does not match the hash in {CONFIG}")
-    try:
-        return parse(data)
-    except SafetensorError as error:
-        raise UserError(f"{path}: damaged ({error})") from None
+        if sha256 and hashlib.sha256(data).hexdigest() != sha256:
+            raise UserError(f"damaged, its content does not match the hash in {CONFIG}")
+        try:
+            entries = safetensors.deserialize(data)
+        except safetensors.SafetensorError as error:
+            raise ValueError(error) from None
+        return {name: _tensor(name, entry) for name, entry in entries}
+
+
+def _tensor(name: str, entry: dict) -> np.ndarray:
+    """An entry of `safetensors.deserialize` as an array."""
+    if entry["dtype"] == "BF16":  # the upper half of a float32
+        values = (np.frombuffer(entry["data"], "<u2").astype("<u4") << 16).view("<f4")
+    elif entry["dtype"] in DTYPES:
+        values = np.frombuffer(entry["data"], DTYPES[entry["dtype"]])
+    else:
+        raise UserError(f"{name} is of type {entry['dtype']}, which is not supported")
+    return values.reshape(entry["shape"])
+
+
+def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Shapes of the tensors of a safetensors file, by its header alone: 8 bytes of length, then JSON.
+
+    Raises UserError if it is missing or damaged.
+    """
+    with decoding(path), open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length > min(MAX_HEADER, path.stat().st_size - 8):
+            raise ValueError(f"header of {length} bytes")
+        try:
+            header = json.loads(file.read(length))
+        except RecursionError:
+            raise ValueError("nested too deeply") from None
+        header.pop("__metadata__", None)
+        return {name: tuple(map(int, tensor["shape"])) for name, tensor in header.items()}
 
 
 def load(folder: str | Path, dtype: str = "float32"):

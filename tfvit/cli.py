@@ -46,6 +46,7 @@ def main():
 
 main.add_command(checkpoints.create)
 main.add_command(checkpoints.import_model)
+main.add_command(checkpoints.export_model)
 main.add_command(export.convert)
 main.add_command(probe.probe)
 

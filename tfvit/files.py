@@ -82,6 +82,39 @@ def recover(path: Path) -> None:
             os.replace(old, path)
 
 
+def read_json(path: Path, of: str) -> dict:
+    """The JSON object of a file.
+
+    of: what its folder is with it, for the message where it is missing.
+    Raises UserError if it is missing, unreadable or no JSON object.
+    """
+    if not path.exists():
+        raise UserError(f"{path.parent}: no {path.name} inside, not a {of}")
+    with decoding(path):
+        try:
+            values = json.loads(path.read_text("utf-8"))
+        except RecursionError:
+            raise ValueError("nested too deeply") from None
+        if not isinstance(values, dict):
+            raise TypeError("not a JSON object")
+    return values
+
+
+@contextlib.contextmanager
+def decoding(path: Path) -> Iterator[None]:
+    """Turns whatever is wrong with a file's content into one UserError that begins with its name."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}") from None
+    except KeyError as error:
+        raise UserError(f"{path}: damaged, {error} is missing") from None
+    except (TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise UserError(f"{path}: damaged ({error})") from None
+
+
 def write_json(path: Path, value: dict | list) -> None:
     """A JSON file, indented, written atomically."""
     with atomic_file(path) as temporary:

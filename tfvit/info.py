@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import collections
-import json
+import math
 from pathlib import Path
 
 from ai_edge_litert import schema_py_generated as schema
 
 from edge_demo import metadata
-from edge_demo.errors import UserError
 from tfvit import checkpoint
 
 
@@ -30,29 +29,12 @@ def _checkpoint(folder: Path) -> dict:
         "kind": "checkpoint",
         "path": str(folder),
         "bytes": weights.stat().st_size if weights.exists() else 0,
-        "parameters": _count_parameters(weights),
+        "parameters": sum(map(math.prod, checkpoint.read_shapes(weights).values())),
         "architecture": config["architecture"].to_json(),
         "preprocess": config["preprocess"].to_json(),
         "labels": list(config["labels"]),
         "provenance": config["provenance"],
     }
-
-
-def _count_parameters(path: Path) -> int:
-    """Numbers in a safetensors file, by its header: 8 bytes of length, then JSON."""
-    try:
-        with open(path, "rb") as file:
-            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    except (OSError, ValueError, OverflowError, MemoryError) as error:
-        raise UserError(f"{path}: missing or damaged ({error})") from None
-    count = 0
-    for name, tensor in header.items():
-        if name != "__metadata__":
-            size = 1
-            for n in tensor["shape"]:
-                size *= n
-            count += size
-    return count
 
 
 def _tflite(path: Path) -> dict:
@@ -150,7 +132,8 @@ def lines(description: dict) -> list[str]:
     origin = d["provenance"].get("checkpoint", d["provenance"])
     if "imported" in origin:
         of = origin["imported"]
-        found += [f"  imported    from {of['format']}, {of['source']} ({of['model_type']})"]
+        kind = f" ({of['model_type']})" if "model_type" in of else ""
+        found += [f"  imported    from {of['format']}, {of['source']}{kind}"]
     if "step" in origin:
         scores = ", ".join(f"{k} {v:.4f}" for k, v in origin["metrics"].items())
         found += [f"  trained     {origin['step']} steps on {origin['data']['data']}; {scores}"]

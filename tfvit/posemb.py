@@ -6,7 +6,8 @@ import numpy as np
 
 from tfvit.architecture import Architecture
 
-CUBIC = -0.75  # torch's; Pillow and tf.image have -0.5
+CUBIC = -0.75  # torch's
+CUBIC_ANTIALIAS = -0.5  # torch's with antialias, Pillow's and tf.image's
 
 
 def sincos_2d(h: int, w: int, width: int) -> np.ndarray:
@@ -38,7 +39,7 @@ def at_grid(weights: dict[str, np.ndarray], old: Architecture, new: Architecture
             changed.append(name)
             weights[name] = value
 
-    if new.position == "learned":
+    if new.position == "learned" and _places(old) != _places(new):
         value = weights["position/embedding"][0]
         value = resize(value, old.grid, new.grid, new.position_interpolation)
         patches = value[old.class_tokens :]
@@ -48,14 +49,21 @@ def at_grid(weights: dict[str, np.ndarray], old: Architecture, new: Architecture
         put("position/embedding", np.concatenate([prefix, patches])[np.newaxis])
     elif new.position == "learned_2d":
         for name, axis in (("position/rows", 0), ("position/columns", 1)):
+            if old.grid[axis] == new.grid[axis]:
+                continue
             matrix = _MATRICES[new.position_interpolation](old.grid[axis], new.grid[axis])
             put(name, (matrix @ weights[name]).astype(np.float32))
-    elif new.position == "relative":
+    elif new.position == "relative" and old.tokens != new.tokens:
         matrix = _aligned_corners(2 * old.tokens - 1, 2 * new.tokens - 1)
         for i in range(new.depth):
             name = f"block_{i}/attention/relative"
             put(name, (matrix @ weights[name]).astype(np.float32))
     return changed
+
+
+def _places(arch: Architecture) -> tuple:
+    """What learned positions are for: as many patches in another shape are other ones."""
+    return arch.grid, arch.class_tokens
 
 
 def resize(
@@ -68,7 +76,9 @@ def resize(
         "bilinear" with aligned corners, that is `scipy.ndimage.zoom(order=1)`
         (google-research/vision_transformer, vit_jax/checkpoint.py);
         "bicubic" with half-pixel centres, not antialiased, that is torch's `interpolate`
-        (transformers, models/dinov2/modeling_dinov2.py).
+        (transformers, models/dinov2/modeling_dinov2.py);
+        "bicubic_antialias", the same function with antialias=True, which is Pillow's filter
+        (timm, layers/pos_embed.py; transformers, models/dinov2_with_registers).
     """
     if tuple(old) == tuple(new):
         return embedding
@@ -116,12 +126,30 @@ def _half_pixel_cubic(old: int, new: int) -> np.ndarray:
     low = np.floor(at).astype(int)
     matrix = np.zeros((new, old))
     for point in range(-1, 3):
-        x = np.abs(at - low - point)
-        near = ((CUBIC + 2) * x - (CUBIC + 3)) * x * x + 1
-        far = CUBIC * (((x - 5) * x + 8) * x - 4)
         points = np.clip(low + point, 0, old - 1)
-        np.add.at(matrix, (np.arange(new), points), np.where(x <= 1, near, far))
+        np.add.at(matrix, (np.arange(new), points), _keys(at - low - point, CUBIC))
     return matrix
 
 
-_MATRICES = {"bilinear": _aligned_corners, "bicubic": _half_pixel_cubic}
+def _antialiased_cubic(old: int, new: int) -> np.ndarray:
+    """The matrix [new, old] of cubic convolution with a kernel as wide as the points of the coarser side."""
+    centres = (np.arange(new) + 0.5) * old / new
+    stretch = max(old / new, 1)
+    at = (np.arange(old) + 0.5 - centres[:, np.newaxis]) / stretch
+    matrix = _keys(at, CUBIC_ANTIALIAS)
+    return matrix / matrix.sum(axis=1, keepdims=True)
+
+
+def _keys(x: np.ndarray, a: float) -> np.ndarray:
+    """Keys' cubic kernel of parameter `a`: 0 from 2 on."""
+    x = np.abs(x)
+    near = ((a + 2) * x - (a + 3)) * x * x + 1
+    far = a * (((x - 5) * x + 8) * x - 4)
+    return np.where(x <= 1, near, np.where(x < 2, far, 0))
+
+
+_MATRICES = {
+    "bilinear": _aligned_corners,
+    "bicubic": _half_pixel_cubic,
+    "bicubic_antialias": _antialiased_cubic,
+}

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from PIL import Image
 from scipy import ndimage
 
 from tfvit import posemb
@@ -85,6 +86,17 @@ def test_bicubic_is_torchs(old, values, new, expected, prefix):
     assert resized.dtype == np.float32
     expected = np.array([7.0] * prefix + expected)[:, np.newaxis] * [1, -2]
     np.testing.assert_allclose(resized, expected, atol=2e-6)
+
+
+@pytest.mark.parametrize("old, new", GRIDS, ids=lambda grid: "x".join(map(str, grid)))
+def test_antialiased_bicubic_is_pillows(old, new):
+    rows = embedding(old, 1)
+    resized = posemb.resize(rows, old, new, "bicubic_antialias")
+    np.testing.assert_array_equal(resized[0], rows[0])
+    for channel in range(rows.shape[1]):
+        image = Image.fromarray(rows[1:, channel].reshape(old))
+        expected = np.asarray(image.resize(new[::-1], Image.Resampling.BICUBIC))
+        np.testing.assert_allclose(resized[1:, channel].reshape(new), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("interpolation", POSITION_INTERPOLATIONS)

@@ -1,10 +1,11 @@
-"""`tfvit create` and `tfvit import`: checkpoint folders that no training of ours wrote."""
+"""`tfvit create`, `tfvit import` and `tfvit export`: models that come from elsewhere or go there."""
 
 from __future__ import annotations
 
 import click
 
 from edge_demo.errors import UserError
+from tfvit import interop
 from tfvit.options import PATH, ImageSize, Setting, need, seed_option
 
 
@@ -46,34 +47,56 @@ def create(name, classes, image_size, settings, seed, out):
 
 
 @click.command("import")
-@click.argument("folder", type=PATH)
+@click.argument("path", type=PATH)
 @click.option(
     "--image-size",
     type=ImageSize(),
     help="N or HEIGHTxWIDTH.  [default: of its preprocessing if the patch divides it, else its own]",
 )
 @click.option("--out", type=PATH, required=True, help="Checkpoint folder to write.")
-def import_model(folder, image_size, out):
-    """Turn FOLDER, a ViT or DINOv2 of Hugging Face, into a checkpoint to evaluate or to fine-tune.
+def import_model(path, image_size, out):
+    """Turn PATH, a model of another library, into a checkpoint to evaluate or to fine-tune.
 
-    Reads config.json, preprocessor_config.json and model.safetensors.
+    PATH is a file or folder: Google's .npz, a Hugging Face folder of a ViT, DeiT or DINOv2, or a
+    .safetensors or folder of timm. Which it is shows in its content.
 
     \b
     Examples:
       tfvit import dinov2-small --image-size 112 --out dinov2
+      tfvit import deit3_small_patch16_224.safetensors --out deit3
       tfvit train --init dinov2 --data photos/ --epochs 3 --out runs/photos
     """
     need("train")
     must_be_new(out)
     from tfvit import checkpoint
     from tfvit.info import describe, lines
-    from tfvit.interop import huggingface
 
-    model, what_became = huggingface.load(folder, image_size)
+    model, what_became = interop.load(path, image_size)
     checkpoint.save(model, out)
-    click.echo(f"from {folder}:")
+    click.echo(f"from {path}:")
     click.echo("\n".join(what_became.lines()))
     click.echo("\n".join(lines(describe(out))))
+
+
+@click.command("export")
+@click.argument("path", metavar="CHECKPOINT", type=PATH)
+@click.option("--format", "format_", type=click.Choice(list(interop.FORMATS)), required=True)
+@click.option("--out", type=PATH, required=True, help="File or folder to write.")
+def export_model(path, format_, out):
+    """Write CHECKPOINT, a checkpoint or run folder, as another library keeps it.
+
+    The weights are the same, to the bit. What the library has no place for is an error.
+
+    \b
+    Examples:
+      tfvit export runs/photos --format huggingface --out photos-hf
+      tfvit export runs/photos --format timm --out photos-timm
+    """
+    need("train")
+    from tfvit import checkpoint
+
+    interop.save(checkpoint.load(checkpoint.find(path)), format_, out)
+    click.echo(f"{out}: {interop.FORMATS[format_].what}")
 
 
 def must_be_new(out) -> None:

@@ -1,328 +1,231 @@
-"""Hugging Face folders of a ViT or DINOv2: config.json, preprocessor_config.json, model.safetensors.
+"""Hugging Face folders of a ViT, DeiT or DINOv2: config.json, preprocessor_config.json, model.safetensors.
 
-Source: huggingface/transformers, models/vit and models/dinov2 (configuration, modeling, image processing).
+Source: huggingface/transformers, models/{vit,deit,dinov2,dinov2_with_registers}, modeling.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from edge_demo.errors import UserError
-from edge_demo.preprocess import PreprocessSpec
-from tfvit import checkpoint, posemb
-from tfvit.architecture import VARIANTS, Architecture
-from tfvit.model import Model, build, named_weights
-from tfvit.transfer import Transfer, grid_text
+from tfvit import checkpoint
+from tfvit.architecture import Architecture
+from tfvit.files import atomic_folder, decoding, read_json, write_json
+from tfvit.interop import huggingface_config as configs
+from tfvit.interop.imported import Imported
+from tfvit.interop.table import Row, convolution, dense, norm, to_ours, to_theirs
+from tfvit.model import Model, named_weights, weight_shapes
 
 CONFIG, PREPROCESSOR, WEIGHTS = "config.json", "preprocessor_config.json", "model.safetensors"
-
-# Orders of axes that turn their array into ours.
-VECTOR, TOKENS = (0,), (0, 1, 2)
-DENSE = (1, 0)  # [out, in] -> [in, out]
-CONVOLUTION = (2, 3, 1, 0)  # [out, in, h, w] -> [h, w, in, out]
-
-
-def _dense(theirs: str, ours: str) -> tuple:
-    return (f"{theirs}.weight", f"{ours}/kernel", DENSE), (f"{theirs}.bias", f"{ours}/bias", VECTOR)
-
-
-def _norm(theirs: str, ours: str) -> tuple:
-    return (f"{theirs}.weight", f"{ours}/gamma", VECTOR), (f"{theirs}.bias", f"{ours}/beta", VECTOR)
-
-
-# (their name, our name, order of axes); BLOCK: below encoder.layer.{i} and block_{i}
-EMBEDDINGS = (
-    ("embeddings.cls_token", "cls/token", TOKENS),
-    ("embeddings.position_embeddings", "position/embedding", TOKENS),
-    ("embeddings.patch_embeddings.projection.weight", "embedding/kernel", CONVOLUTION),
-    ("embeddings.patch_embeddings.projection.bias", "embedding/bias", VECTOR),
-    *_norm("layernorm", "norm"),
-)
-ATTENTION = (
-    *_dense("attention.attention.query", "attention/query"),
-    *_dense("attention.attention.key", "attention/key"),
-    *_dense("attention.attention.value", "attention/value"),
-    *_dense("attention.output.dense", "attention/out"),
-)
-BLOCK = {
-    "vit": (
-        *_norm("layernorm_before", "norm_1"),
-        *ATTENTION,
-        *_norm("layernorm_after", "norm_2"),
-        *_dense("intermediate.dense", "mlp/dense_1"),
-        *_dense("output.dense", "mlp/dense_2"),
-    ),
-    "dinov2": (
-        *_norm("norm1", "norm_1"),
-        *ATTENTION,
-        ("layer_scale1.lambda1", "attention/layer_scale/gamma", VECTOR),
-        *_norm("norm2", "norm_2"),
-        *_dense("mlp.fc1", "mlp/dense_1"),
-        *_dense("mlp.fc2", "mlp/dense_2"),
-        ("layer_scale2.lambda1", "mlp/layer_scale/gamma", VECTOR),
-    ),
-}
-HEAD = {"vit": _dense("classifier", "head"), "dinov2": ()}  # dinov2's reads other features
+INDEX = f"{WEIGHTS}.index.json"
+REGISTERS = Row("embeddings.register_tokens", "registers/token")
+DISTILLATION = Row("embeddings.distillation_token", "distillation/token")
+POSITION = "embeddings.position_embeddings"
 UNUSED = ("embeddings.mask_token", "pooler.dense.weight", "pooler.dense.bias")
-QKV_BIASES = tuple(f"attention/{part}/bias" for part in ("query", "key", "value"))
 
-# What a configuration says by leaving it out.
-COMMON = {"hidden_act": "gelu", "num_channels": 3, "id2label": {"0": "LABEL_0", "1": "LABEL_1"}}
-DEFAULTS = {
-    "vit": {**COMMON, "layer_norm_eps": 1e-12, "intermediate_size": 3072},
-    "dinov2": {**COMMON, "layer_norm_eps": 1e-6, "mlp_ratio": 4, "layerscale_value": 1.0},
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """What the model types have their own names for.
+
+    norms, mlp: names in a block. scales: of the LayerScale. heads: dense layers, by how many we have.
+    classes: names in transformers without a head, with one and with two.
+    """
+
+    norms: tuple[str, str]
+    mlp: tuple[str, str]
+    scales: tuple[str, ...]
+    heads: tuple[tuple[str, ...], ...]
+    classes: tuple[str, ...]
+
+
+LAYERNORMS = ("layernorm_before", "layernorm_after")
+MLP = ("intermediate.dense", "output.dense")
+SCALES = ("layer_scale1.lambda1", "layer_scale2.lambda1")
+ONE = ((), ("classifier",))
+TWO = (*ONE, ("cls_classifier", "distillation_classifier"))
+VIT = ("ViTModel", "ViTForImageClassification")
+DEIT = ("DeiTModel", "DeiTForImageClassification", "DeiTForImageClassificationWithTeacher")
+DINO = ("Dinov2Model", "Dinov2ForImageClassification")
+DINO_REGISTERS = ("Dinov2WithRegistersModel", "Dinov2WithRegistersForImageClassification")
+FAMILIES = {
+    "vit": Family(LAYERNORMS, MLP, (), ONE, VIT),
+    "deit": Family(LAYERNORMS, MLP, (), TWO, DEIT),
+    "dinov2": Family(("norm1", "norm2"), ("mlp.fc1", "mlp.fc2"), SCALES, ONE, DINO),
+    "dinov2_with_registers": Family(
+        ("norm1", "norm2"), ("mlp.fc1", "mlp.fc2"), SCALES, ONE, DINO_REGISTERS
+    ),
 }
-ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh"}
-
-PROCESSORS = {
-    "ViTImageProcessor": {"resample": 2, "do_center_crop": False, "default_to_square": True},
-    "BitImageProcessor": {"resample": 3, "do_center_crop": True, "default_to_square": False},
-}
-PROCESSORS["ViTFeatureExtractor"] = PROCESSORS["ViTImageProcessor"]
-DEFAULT_PROCESSOR = {"vit": "ViTImageProcessor", "dinov2": "BitImageProcessor"}
-RESAMPLE = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
-UNDERSTOOD = {"do_resize", "size", "resample", "do_center_crop", "crop_size", "do_rescale"}
-UNDERSTOOD |= {"rescale_factor", "do_normalize", "image_mean", "image_std", "do_convert_rgb"}
-UNDERSTOOD |= {"default_to_square"}
-# Of the library, not of the pictures.
-BOOKKEEPING = {"image_processor_type", "feature_extractor_type", "processor_class"}
-BOOKKEEPING |= {"_valid_processor_keys", "data_format", "return_tensors", "disable_grouping"}
 
 
-def load(folder: Path, image_size: tuple[int, int] | None = None) -> tuple[Model, Transfer]:
-    """The model of a Hugging Face folder, and what became of its weights.
+def rows(kind: str, arch: Architecture, prefix: str, heads: int) -> list[Row]:
+    """The table of a model. prefix: of all names but the heads'. heads: how many there are."""
+    family, bias = FAMILIES[kind], arch.qkv_bias
+    body = [Row("embeddings.cls_token", "cls/token"), Row(POSITION, "position/embedding")]
+    body += [REGISTERS] if arch.registers else []
+    body += [DISTILLATION] if arch.distillation_token else []
+    body += convolution("embeddings.patch_embeddings.projection", "embedding")
+    for i in range(arch.depth):
+        layer, block = f"encoder.layer.{i}", f"block_{i}"
+        for j in range(2):
+            body += norm(f"{layer}.{family.norms[j]}", f"{block}/norm_{j + 1}")
+            body += dense(f"{layer}.{family.mlp[j]}", f"{block}/mlp/dense_{j + 1}")
+        for part in ("query", "key", "value"):
+            attention = f"{layer}.attention.attention.{part}"
+            body += dense(attention, f"{block}/attention/{part}", bias)
+        body += dense(f"{layer}.attention.output.dense", f"{block}/attention/out")
+        for name, branch in zip(family.scales, ("attention", "mlp")):
+            body.append(Row(f"{layer}.{name}", f"{block}/{branch}/layer_scale/gamma"))
+    body += norm("layernorm", "norm")
+    found = [dataclasses.replace(row, theirs=prefix + row.theirs) for row in body]
+    for theirs, ours in zip(family.heads[heads], ("head", "head_distillation")):
+        found += dense(theirs, ours)
+    return found
 
-    image_size: position embeddings are interpolated to it; None is the size of the preprocessing
-        where the patch divides it, else that of config.json.
-    Without a classifier the head is zero and knows one class.
+
+def read(folder: Path) -> Imported:
+    """The model in a Hugging Face folder; what is wrong with its weights alone is left to `finish`.
+
+    A DeiT without its teacher's classifier has a distillation token that nothing reads: here it is a
+    register with its position added, which computes the same. The classifier of a DINOv2 reads the class
+    token and the mean of the patches: it is kept where it makes no use of the latter, as `write` leaves it.
     Raises UserError for whatever is missing, damaged or not understood.
     """
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder")
-    config = _read_json(folder / CONFIG)
+    config = read_json(folder / CONFIG, "Hugging Face model")
     kind = config.get("model_type")
-    if kind not in BLOCK:
-        raise UserError(f"{folder / CONFIG}: model_type {kind!r} is not one of {', '.join(BLOCK)}")
-    tensors = _read_weights(folder)
+    if kind not in FAMILIES:
+        known = ", ".join(FAMILIES)
+        raise UserError(f"{folder / CONFIG}: model_type {kind!r} is not one of {known}")
+    tensors, digest, where = _read_weights(folder)
+    dropped = _drop_head_of_patches(kind, tensors)
     prefix = f"{kind}." if any(name.startswith(f"{kind}.") for name in tensors) else ""
-    has_head = bool(HEAD[kind]) and HEAD[kind][0][0] in tensors
-    arch, labels = _described(folder / CONFIG, lambda: _architecture(config, kind, has_head))
-    processor = _read_json(folder / PREPROCESSOR)
-    spec = _described(folder / PREPROCESSOR, lambda: _preprocess(processor, kind))
-    result = Transfer([], {}, {}, {})
-    weights = {}
-    rows = _table(kind, prefix, arch.depth, has_head)
-    for theirs, ours, axes in rows:
-        if not config.get("qkv_bias", True) and ours.endswith(QKV_BIASES):
-            weights[ours] = np.zeros(arch.width, np.float32)
-            result.reset[ours] = "without bias there, zero"
-        else:
-            weights[ours] = _array(folder / WEIGHTS, tensors, theirs, axes)
-            result.loaded.append(ours)
-    known = {theirs for theirs, _, _ in rows}
-    for name, value in tensors.items():
-        if name.removeprefix(prefix) in UNUSED:
-            result.dropped[name] = f"{value.shape}"
-        elif name not in known:
-            raise UserError(f"{folder / WEIGHTS}: {name} is not a weight of a {kind} of this depth")
-    model = _build(folder, config, arch, spec, labels, image_size)
-    _resize_position(folder / WEIGHTS, weights, arch, model.architecture, result)
-    if not has_head:
-        for name in ("head/kernel", "head/bias"):
-            variable = named_weights(model)[name]
-            weights[name] = np.zeros(variable.shape, np.float32)
-            result.reset[name] = "no classifier there: one class, zero"
-    checkpoint.assign(model, weights, str(folder / WEIGHTS))
-    return model, result
-
-
-def _table(kind: str, prefix: str, depth: int, has_head: bool) -> list[tuple]:
-    """All rows of a model, their names in full."""
-    rows = [(prefix + theirs, ours, axes) for theirs, ours, axes in EMBEDDINGS]
-    for i in range(depth):
-        for theirs, ours, axes in BLOCK[kind]:
-            rows.append((f"{prefix}encoder.layer.{i}.{theirs}", f"block_{i}/{ours}", axes))
-    return rows + list(HEAD[kind] if has_head else ())
-
-
-def _architecture(config: dict, kind: str, has_head: bool) -> tuple[Architecture, tuple[str, ...]]:
-    """The architecture at the size of config.json, and the labels."""
-    config = {**DEFAULTS[kind], **config}
-    if config["hidden_act"] not in ACTIVATIONS:
-        raise UserError(
-            f"hidden_act {config['hidden_act']!r} is not one of {', '.join(ACTIVATIONS)}"
-        )
-    if config["num_channels"] != 3:
-        raise UserError(f"num_channels {config['num_channels']!r} is not 3")
-    if config.get("use_swiglu_ffn"):
-        raise UserError("use_swiglu_ffn: an MLP with SwiGLU is not supported")
-    labels = ("0",)
-    if has_head:
-        names = config["id2label"]
-        labels = tuple(str(names[str(i)]) for i in range(len(names)))
-    width, depth = config["hidden_size"], config["num_hidden_layers"]
-    heads, patch = config["num_attention_heads"], config["patch_size"]
-    mlp = config["intermediate_size"] if kind == "vit" else int(width * config["mlp_ratio"])
-    known = {shape: name for name, shape in VARIANTS.items()}
-    variant = known.get((width, depth, mlp, heads), f"vit-{width}x{depth}")
-    arch = Architecture(
-        name=f"{variant}/{patch}",
-        num_classes=len(labels),
-        image_size=config["image_size"],
-        patch_size=patch,
-        width=width,
-        depth=depth,
-        mlp_dim=mlp,
-        heads=heads,
-        layer_norm_epsilon=config["layer_norm_eps"],
-        activation=ACTIVATIONS[config["hidden_act"]],
-        layer_scale=config["layerscale_value"] if kind == "dinov2" else None,
-        position_interpolation="bicubic",
-    )
-    return arch, labels
-
-
-def _preprocess(values: dict, kind: str) -> PreprocessSpec:
-    """The preprocessing of an image processor's configuration, its mean and std in grey levels."""
-    processor = values.get("image_processor_type") or values.get("feature_extractor_type")
-    processor = processor.removesuffix("Fast") if processor else DEFAULT_PROCESSOR[kind]
-    if processor not in PROCESSORS:
-        raise UserError(f"image processor {processor} is not one of {', '.join(PROCESSORS)}")
-    unknown = [key for key in values if key not in UNDERSTOOD | BOOKKEEPING and values[key]]
-    if unknown:
-        raise UserError(f"{unknown[0]} {values[unknown[0]]!r} is not understood")
-    values = {**PROCESSORS[processor], **values}
-    if not values.get("do_resize", True):
-        raise UserError("do_resize is false: pictures of any size are not supported")
-    if values["resample"] not in RESAMPLE:
-        raise UserError(f"resample {values['resample']!r} is neither 2 (bilinear) nor 3 (bicubic)")
-    rescale = values.get("rescale_factor", 1 / 255) if values.get("do_rescale", True) else 1
-    normalise = values.get("do_normalize", True)
-    mean, std = (values["image_mean"], values["image_std"]) if normalise else ([0] * 3, [1] * 3)
-    return PreprocessSpec(
-        **_resize(values),
-        interpolation=RESAMPLE[values["resample"]],
-        mean=tuple(level / rescale for level in mean),
-        std=tuple(level / rescale for level in std),
-    )
-
-
-def _resize(values: dict) -> dict:
-    """Height, width and resize mode of a PreprocessSpec."""
-    size = values["size"]
-    if not isinstance(size, dict):
-        square = {"height": size, "width": size}
-        size = square if values["default_to_square"] else {"shortest_edge": size}
-    crop = values["crop_size"] if values["do_center_crop"] else None
-    if crop is not None and not isinstance(crop, dict):
-        crop = {"height": crop, "width": crop}
-    if size.keys() == {"height", "width"} and crop in (None, size):
-        return {**size, "resize": "squash"}
-    if size.keys() == {"shortest_edge"} and crop and crop["height"] == crop["width"]:
-        share = crop["height"] / size["shortest_edge"]
-        return {**crop, "resize": "crop", "crop_fraction": share}
-    cropped = f"cropped to {crop}" if crop else "not cropped"
-    raise UserError(f"size {size}, {cropped}, is neither an exact size nor a square central crop")
-
-
-def _build(
-    folder: Path,
-    config: dict,
-    arch: Architecture,
-    spec: PreprocessSpec,
-    labels: tuple[str, ...],
-    image_size: tuple[int, int] | None,
-) -> Model:
-    """The model at the size it is wanted at, with where it comes from; weights still to be assigned."""
-    if image_size is None:
-        fits = not (spec.height % arch.patch_size or spec.width % arch.patch_size)
-        image_size = (spec.height, spec.width) if fits else arch.image_size
-    origin = {
-        "source": str(folder),
-        "format": "Hugging Face",
-        "model_type": config["model_type"],
-        "architectures": config.get("architectures"),
-        "file": WEIGHTS,
-        "sha256": hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest(),
-    }
-    return build(
-        dataclasses.replace(arch, image_size=image_size),
+    heads = _heads(kind, tensors)
+    with decoding(folder / CONFIG):
+        arch = configs.architecture(config, teacher=heads == 2)
+        labels = configs.labels(config) if heads else ("0",)
+        arch = dataclasses.replace(arch, num_classes=len(labels))
+    values = read_json(folder / PREPROCESSOR, "Hugging Face model")
+    with decoding(folder / PREPROCESSOR):
+        spec, remark = configs.preprocess(values, kind)
+    if kind == "deit" and not arch.distillation_token:
+        _fold_distillation(tensors, prefix)
+    table = rows(kind, arch, prefix, heads)
+    for name in set(tensors) - {row.theirs for row in table}:
+        if name.removeprefix(prefix) not in UNUSED:
+            raise UserError(f"{where}: {name} is not a weight of a {kind} of this depth")
+        dropped[name] = f"{tensors[name].shape}"
+    return Imported(
+        architecture=arch,
+        preprocess=spec,
         labels=labels,
-        preprocess=spec.at(*image_size),
-        provenance={"imported": origin},
+        weights=to_ours(table, tensors, weight_shapes(arch).__getitem__, str(where)),
+        reset={"preprocess": remark} if remark else {},
+        dropped=dropped,
+        origin={
+            "source": str(folder),
+            "format": "Hugging Face",
+            "model_type": kind,
+            "architectures": config.get("architectures"),
+            "file": where.name,
+            "sha256": digest,
+        },
     )
 
 
-def _resize_position(
-    path: Path, weights: dict, old: Architecture, new: Architecture, result: Transfer
-) -> None:
-    """Interpolates the position embeddings to the new grid, and notes it."""
-    name = "position/embedding"
-    if weights[name].shape != (1, old.tokens, old.width):
+def write(model: Model, folder: Path) -> None:
+    """Writes a model as a folder that `transformers` loads; `read` gives the same weights, to the bit.
+
+    It becomes a ViT; a DeiT with two class tokens or with one register; a DINOv2 with LayerScale, whose
+    classifier then has zeros for the mean of the patches. A DINOv2 whose head is one class of zeros is
+    written without. `position_interpolation` is lost: how positions are resized is up to the model_type.
+    Raises UserError, naming the field, for what transformers does not have, or if the disk refuses.
+    """
+    arch = model.architecture
+    if not isinstance(arch, Architecture):
         raise UserError(
-            f"{path}: position embeddings {weights[name].shape} do not fit "
-            f"{grid_text(old)} of width {old.width}"
+            f"a Hugging Face folder cannot hold {arch.name}: it is no Vision Transformer"
         )
-    if old.grid != new.grid:
-        resized = posemb.resize(weights[name][0], old.grid, new.grid, new.position_interpolation)
-        weights[name] = resized[np.newaxis]
-        result.loaded.remove(name)
-        result.resized[name] = f"{grid_text(old)} -> {grid_text(new)}"
+    kind = configs.model_type(arch)
+    weights = {name: w.numpy() for name, w in named_weights(model).items()}
+    heads = 1 + arch.distillation_token
+    if arch.layer_scale is not None and arch.num_classes == 1:
+        heads = int(any(weights[f"head/{part}"].any() for part in ("kernel", "bias")))
+    prefix = f"{kind}." if heads else ""
+    tensors = to_theirs(rows(kind, arch, prefix, heads), weights)
+    if kind == "deit" and not arch.distillation_token:
+        _unfold_distillation(tensors, prefix)
+    if arch.layer_scale is not None:
+        tensors[f"{prefix}embeddings.mask_token"] = np.zeros((1, arch.width), np.float32)
+        if heads:
+            kernel = tensors["classifier.weight"]
+            tensors["classifier.weight"] = np.concatenate([kernel, np.zeros_like(kernel)], 1)
+    config = configs.config_of(arch, model.labels, FAMILIES[kind].classes[heads])
+    processor = configs.preprocessor_of(model.preprocess)
+    from safetensors.numpy import save_file
+
+    with atomic_folder(folder) as temporary:
+        write_json(temporary / CONFIG, config)
+        write_json(temporary / PREPROCESSOR, processor)
+        save_file(tensors, temporary / WEIGHTS, metadata={"format": "pt"})
 
 
-def _array(path: Path, tensors: dict, name: str, axes: tuple[int, ...]) -> np.ndarray:
-    """A tensor as our float32 array; UserError if it is missing or cannot be one."""
-    if name not in tensors:
-        raise UserError(f"{path}: weight {name} is missing")
-    value = tensors[name]
-    if value.ndim != len(axes):
-        raise UserError(f"{path}: weight {name} of shape {value.shape} has not {len(axes)} axes")
-    value = value.astype(np.float32).transpose(axes)
-    if not np.isfinite(value).all():
-        raise UserError(f"{path}: weight {name} is not finite")
-    return value
+def _heads(kind: str, tensors: dict[str, np.ndarray]) -> int:
+    """How many heads there are."""
+    found = enumerate(FAMILIES[kind].heads)
+    return max(n for n, names in found if all(f"{name}.weight" in tensors for name in names))
 
 
-def _read_weights(folder: Path) -> dict[str, np.ndarray]:
-    """model.safetensors; UserError says what is there instead."""
-    path = folder / WEIGHTS
-    if not path.exists():
-        if (folder / f"{WEIGHTS}.index.json").exists():
-            raise UserError(f"{folder}: weights in several files are not supported; merge them")
-        others = sorted(p.name for p in folder.glob("*.bin"))
-        there = f" ({others[0]} may hold code and is not read)" if others else ""
-        raise UserError(f"{folder}: no {WEIGHTS} inside{there}")
-    return checkpoint.read_tensors(path)
+def _drop_head_of_patches(kind: str, tensors: dict[str, np.ndarray]) -> dict[str, str]:
+    """Makes a DINOv2's classifier one of the class token, or takes it out; returns what was taken out."""
+    head = tensors.get("classifier.weight")
+    if kind not in ("dinov2", "dinov2_with_registers") or head is None or head.ndim != 2:
+        return {}
+    of_class, of_patches = np.split(head, [head.shape[1] // 2], axis=1)
+    if not of_patches.any():
+        tensors["classifier.weight"] = of_class
+        return {}
+    names = [name for name in ("classifier.weight", "classifier.bias") if name in tensors]
+    remark = "reads the mean of the patches beside the class token"
+    return {name: f"{tensors.pop(name).shape}, {remark}" for name in names}
 
 
-def _read_json(path: Path) -> dict:
-    try:
-        values = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path.parent}: no {path.name} inside, not a Hugging Face model") from None
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror or error}") from None
-    except ValueError as error:
-        raise UserError(f"{path}: damaged ({error})") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: damaged (not a JSON object)")
-    return values
+def _fold_distillation(tensors: dict[str, np.ndarray], prefix: str) -> None:
+    """A distillation token with a position -> a register without one."""
+    token, position = prefix + DISTILLATION.theirs, prefix + POSITION
+    if token in tensors and position in tensors and tensors[position].ndim == 3:
+        added = tensors[position][:, 1:2].astype(np.float32)
+        tensors[prefix + REGISTERS.theirs] = tensors.pop(token).astype(np.float32) + added
+        tensors[position] = np.delete(tensors[position], 1, axis=1)
 
 
-def _described(path: Path, decode: Callable[[], Any]) -> Any:
-    """decode(), with the file's name before whatever is wrong with its values."""
-    try:
-        return decode()
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
-    except KeyError as error:
-        raise UserError(f"{path}: {error} is missing") from None
-    except (TypeError, ValueError, AttributeError, ArithmeticError) as error:
-        raise UserError(f"{path}: damaged ({error})") from None
+def _unfold_distillation(tensors: dict[str, np.ndarray], prefix: str) -> None:
+    """The inverse of `_fold_distillation`: the position is zero."""
+    tensors[prefix + DISTILLATION.theirs] = tensors.pop(prefix + REGISTERS.theirs)
+    tensors[prefix + POSITION] = np.insert(tensors[prefix + POSITION], 1, 0, axis=1)
+
+
+def _read_weights(folder: Path) -> tuple[dict[str, np.ndarray], str, Path]:
+    """All tensors, the SHA-256 of their files behind each other, and the file to name in messages."""
+    if not (folder / WEIGHTS).exists() and (folder / INDEX).exists():
+        where = folder / INDEX
+        index = read_json(where, "Hugging Face model")
+        with decoding(where):
+            files = [folder / name for name in sorted(set(index["weight_map"].values()))]
+            outside = [file.name for file in files if file.parent != folder]
+            if outside:
+                raise UserError(f"{outside[0]} lies outside of the folder")
+    else:
+        where, files = folder / WEIGHTS, [folder / WEIGHTS]
+    tensors, digest = {}, hashlib.sha256()
+    for file in files:
+        if not file.exists():
+            others = sorted(p.name for p in folder.glob("*.bin"))
+            there = f" ({others[0]} may hold code and is not read)" if others else ""
+            raise UserError(f"{folder}: no {file.name} inside{there}")
+        tensors |= checkpoint.read_tensors(file)
+        digest.update(file.read_bytes())
+    return tensors, digest.hexdigest(), where

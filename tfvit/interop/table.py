@@ -33,6 +33,23 @@ class Row:
         return (self.ours,) if isinstance(self.ours, str) else self.ours
 
 
+def dense(theirs: str, ours: str, bias: bool = True) -> tuple[Row, ...]:
+    """Rows of a torch `Linear`: [out, in] there, [in, out] here."""
+    kernel = Row(f"{theirs}.weight", f"{ours}/kernel", (1, 0))
+    return (kernel, Row(f"{theirs}.bias", f"{ours}/bias")) if bias else (kernel,)
+
+
+def norm(theirs: str, ours: str) -> tuple[Row, ...]:
+    """Rows of a torch `LayerNorm`."""
+    return Row(f"{theirs}.weight", f"{ours}/gamma"), Row(f"{theirs}.bias", f"{ours}/beta")
+
+
+def convolution(theirs: str, ours: str) -> tuple[Row, ...]:
+    """Rows of a torch `Conv2d`: [out, in, h, w] there, [h, w, in, out] here."""
+    kernel = Row(f"{theirs}.weight", f"{ours}/kernel", (2, 3, 1, 0))
+    return kernel, Row(f"{theirs}.bias", f"{ours}/bias")
+
+
 def to_ours(
     rows: Iterable[Row],
     tensors: Mapping[str, np.ndarray],
