@@ -111,7 +111,7 @@ def decoding(path: Path) -> Iterator[None]:
         raise UserError(f"{path}: {error.strerror or error}") from None
     except KeyError as error:
         raise UserError(f"{path}: damaged, {error} is missing") from None
-    except (TypeError, ValueError, AttributeError, ArithmeticError) as error:
+    except (TypeError, ValueError, AttributeError, IndexError, ArithmeticError) as error:
         raise UserError(f"{path}: damaged ({error})") from None
 
 

@@ -25,6 +25,7 @@ def write(tmp_path):
 # what is wrong -> (kind, weights, config, processor, part of the message)
 BAD = {
     "other model": ("vit", {}, {"model_type": "swin"}, {}, "model_type 'swin' is not one of vit"),
+    "model type of a list": ("vit", {}, {"model_type": []}, {}, "model_type [] is not one of"),
     "no model type": ("vit", {}, {"model_type": None}, {}, "neither model_type nor architecture"),
     "no registers": (
         *("dinov2", {}, {"model_type": "dinov2_with_registers"}, {}),
@@ -36,6 +37,15 @@ BAD = {
     "no width": ("vit", {}, {"hidden_size": None}, {}, "'hidden_size' is missing"),
     "width of letters": ("vit", {}, {"hidden_size": "48"}, {}, "config.json: "),
     "another depth": ("vit", {}, {"num_hidden_layers": 3}, {}, "encoder.layer.2"),
+    "endless depth": ("vit", {}, {"num_hidden_layers": 10**12}, {}, "encoder.layer.999999999999."),
+    "endless width": (
+        "vit",
+        {},
+        {"hidden_size": 3 * 2**40},
+        {},
+        "config.json: damaged",
+    ),
+    "endless MLP": ("vit", {}, {"intermediate_size": 2**40}, {}, "config.json: damaged"),
     "less depth": ("vit", {}, {"num_hidden_layers": 1}, {}, "encoder.layer.1"),
     "another width": ("vit", {}, {"hidden_size": 60}, {}, "is (1, 1, 48); cls/token"),
     "another patch": ("vit", {}, {"patch_size": 16}, {}, "takes (1, 5, 48)"),

@@ -286,6 +286,7 @@ BAD = {
     ),
     "norm of queries": ({"blocks.1.attn.q_norm.weight": ONES}, {}, "queries and keys"),
     "leftover": ({"decoder.weight": ONES}, {}, "decoder.weight is not a weight"),
+    "depth": ({f"blocks.{10**12}.norm1.bias": ONES}, {}, "blocks before blocks.1000000000000 are"),
     "missing": ({"blocks.1.norm2.bias": None}, {}, "weight blocks.1.norm2.bias is missing"),
     "no positions": ({"pos_embed": None}, {}, "pos_embed of 0 tokens"),
     "odd positions": ({"pos_embed": np.ones((1, 19, WIDTH))}, {}, "pos_embed of 19 tokens"),
@@ -302,6 +303,7 @@ BAD = {
     "squash": ({}, {"pretrained": {"crop_mode": "squash"}}, "crop_pct 0.8, which is not 1"),
     "labels": ({}, {"pretrained": {"label_names": ["a"]}}, "1 label_names for 3 classes"),
     "size": ({}, {"pretrained": {"input_size": "big"}}, "config.json: damaged"),
+    "size of two": ({}, {"pretrained": {"input_size": [3, 32]}}, "config.json: damaged"),
     "mean": ({}, {"pretrained": {"mean": [1]}}, "mean must be three numbers"),
 }
 

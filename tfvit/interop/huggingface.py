@@ -97,7 +97,7 @@ def read(folder: Path) -> Imported:
     """
     config = read_json(folder / CONFIG, "Hugging Face model")
     kind = config.get("model_type")
-    if kind not in FAMILIES:
+    if kind not in tuple(FAMILIES):  # whatever its type
         known = ", ".join(FAMILIES)
         raise UserError(f"{folder / CONFIG}: model_type {kind!r} is not one of {known}")
     tensors, digest, where = _read_weights(folder)
@@ -111,6 +111,11 @@ def read(folder: Path) -> Imported:
     values = read_json(folder / PREPROCESSOR, "Hugging Face model")
     with decoding(folder / PREPROCESSOR):
         spec, remark = configs.preprocess(values, kind)
+    last = f"{prefix}encoder.layer.{arch.depth - 1}."
+    if not any(name.startswith(last) for name in tensors):  # before there is a table of that depth
+        raise UserError(f"{where}: {last}... is missing, of {arch.depth} layers")
+    with decoding(folder / CONFIG):  # sizes beyond what a tensor can have
+        shapes = weight_shapes(arch)
     if kind == "deit" and not arch.distillation_token:
         _fold_distillation(tensors, prefix)
     table = rows(kind, arch, prefix, heads)
@@ -122,7 +127,7 @@ def read(folder: Path) -> Imported:
         architecture=arch,
         preprocess=spec,
         labels=labels,
-        weights=to_ours(table, tensors, weight_shapes(arch).__getitem__, str(where)),
+        weights=to_ours(table, tensors, shapes.__getitem__, str(where)),
         reset={"preprocess": remark} if remark else {},
         dropped=dropped,
         origin={

@@ -92,6 +92,8 @@ def architecture(shapes: Shapes, config: dict) -> tuple[Architecture, bool]:
     size = (config.get("pretrained_cfg") or {}).get("input_size")
     grid, with_class = _grid(shapes.get("pos_embed", (1, 0))[1], prefix, size, patch)
     depth = 1 + max([int(m[1]) for m in map(re.compile(r"blocks\.(\d+)\.").match, shapes) if m])
+    if depth > len(shapes):  # before there is a table of that depth
+        raise UserError(f"blocks before blocks.{depth - 1} are missing")
     heads = changes.get("num_heads") or _heads(name, width)
     tanh = name.startswith(GELU_TANH)
     activation = changes.get("act_layer") or ("gelu_tanh" if tanh else "gelu")
