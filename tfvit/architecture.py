@@ -281,6 +281,15 @@ def named(
     return from_json(values | changes)
 
 
+def name_of(shape: tuple[int, ...], patch_size: int, stem: tuple[int, ...] | None = None) -> str:
+    """The name of a Vision Transformer of (width, depth, mlp_dim, heads): ours, else one of the same form."""
+    variant = next((name for name, known in VARIANTS.items() if known == shape), None)
+    for name, hybrid in HYBRIDS.items():
+        if hybrid == (variant, stem, patch_size):
+            return name
+    return f"{variant or f'vit-{shape[0]}x{shape[1]}'}/{patch_size}"
+
+
 def _shape(variant: str) -> dict[str, int]:
     return dict(zip(("width", "depth", "mlp_dim", "heads"), VARIANTS[variant]))
 

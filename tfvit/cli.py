@@ -67,7 +67,10 @@ main.add_command(probe.probe)
     help="Any field of the architecture, as depth=6.",
 )
 @click.option("--pooling", type=click.Choice(POOLINGS), help="[default: cls]")
-@click.option("--init", help="Checkpoint or run folder to start from; its model is the default.")
+@click.option(
+    "--init",
+    help="Checkpoint, run folder or whatever tfvit import reads, to start from; its model is the default.",
+)
 @click.option("--epochs", type=click.FloatRange(0, min_open=True), default=30, show_default=True)
 @click.option("--steps", type=click.IntRange(1), help="Optimizer steps, instead of --epochs.")
 @click.option("--batch-size", type=click.IntRange(1), default=64, show_default=True)
@@ -137,7 +140,7 @@ def train(ctx, out, resume, strategy, xla, strict, **options):
     if strict:
         for split in (source.train, source.eval):
             pipeline.check_all(split)
-    run = Run.from_json(stored) if stored else new_run(options, source)
+    run = Run.from_json(stored) if stored else new_run(options, source, out)
     click.echo(
         f"{run.architecture.name} at {run.architecture.image_size[0]}x"
         f"{run.architecture.image_size[1]} on {source.name}: {source.train.size} training, "

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from pathlib import Path
+
+import click
 
 from edge_demo.errors import UserError
 from edge_demo.preprocess import PreprocessSpec
-from tfvit import architecture, checkpoint
+from tfvit import architecture, checkpoint, interop
 from tfvit.data import DataOptions, Source
 from tfvit.data.augment import Augmentation
+from tfvit.interop import recognise
 from tfvit.recipes import Recipe
 from tfvit.train import Run
 
 DEFAULT_MODEL, DEFAULT_SIZE = "vit-ti/16", (224, 224)
+INIT = "init"  # in the folder of a run: what it started from, if that was another library's
 FEWEST_EVALUATIONS = 20  # of a run whose epochs are shorter than that
 
 
@@ -23,14 +28,16 @@ def data_of(options: dict) -> DataOptions:
     return DataOptions(**{name: options[name] for name in names})
 
 
-def new_run(options: dict, source: Source) -> Run:
+def new_run(options: dict, source: Source, out: Path) -> Run:
     """The Run that the options of `tfvit train` describe, every default resolved.
 
+    out: folder of the run. A model of another library to start from is kept there as a checkpoint.
     Raises UserError for values that do not fit each other, the data or the checkpoint of --init.
     """
     if source.train is None:
         raise UserError(f"{source.name}: no training split; choose --train-split")
-    arch, spec = _model(options, len(source.labels))
+    init = str(_checkpoint(Path(options["init"]), out)) if options["init"] else None
+    arch, spec = _model(options, init, len(source.labels))
     batch = options["batch_size"]
     epoch = source.train.size / batch
     steps = options["steps"] or max(1, round(options["epochs"] * epoch))
@@ -50,11 +57,25 @@ def new_run(options: dict, source: Source) -> Run:
         dtype=options["dtype"],
         seed=options["seed"],
     )
-    init = str(checkpoint.find(options["init"])) if options["init"] else None
     return Run(arch, spec, data_of(options), recipe, init, options)
 
 
-def _model(options: dict, classes: int) -> tuple[architecture.Architecture, PreprocessSpec]:
+def _checkpoint(path: Path, out: Path) -> Path:
+    """The checkpoint folder that --init means; what is none is imported into the run's folder."""
+    found = checkpoint.find(path)
+    ours = recognise.is_checkpoint(found) or (found / checkpoint.WEIGHTS).exists()
+    if ours or not path.exists():
+        return found
+    model, what_became = interop.load(path)
+    click.echo(f"from {path}:")
+    click.echo("\n".join(what_became.lines()))
+    checkpoint.save(model, out / INIT)
+    return out / INIT
+
+
+def _model(
+    options: dict, init: str | None, classes: int
+) -> tuple[architecture.Architecture, PreprocessSpec]:
     """The architecture and its preprocessing: named, or after the checkpoint of --init."""
     changes = dict(options["settings"])
     for field in ("pooling", "dropout", "stochastic_depth"):
@@ -62,8 +83,8 @@ def _model(options: dict, classes: int) -> tuple[architecture.Architecture, Prep
             changes[field] = options[field]
     size, name = options["image_size"], options["model"]
     spec = PreprocessSpec(*(size or DEFAULT_SIZE))
-    if options["init"]:
-        config = checkpoint.read_config(checkpoint.find(options["init"]))
+    if init:
+        config = checkpoint.read_config(init)
         size = size or config["architecture"].image_size
         spec = config["preprocess"].at(*size)
         if name is None:

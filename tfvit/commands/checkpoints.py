@@ -6,7 +6,7 @@ import click
 
 from edge_demo.errors import UserError
 from tfvit import interop
-from tfvit.options import PATH, ImageSize, Setting, need, seed_option
+from tfvit.options import PATH, ImageSize, Setting, need, seed_option, table
 
 
 @click.command()
@@ -46,8 +46,31 @@ def create(name, classes, image_size, settings, seed, out):
     click.echo(f"{out}: {arch.name}, {model.count_params():,} parameters, untrained")
 
 
+def _list(ctx: click.Context, param: click.Parameter, wanted: bool) -> None:
+    """Prints the public checkpoints and ends the command."""
+    if not wanted or ctx.resilient_parsing:
+        return
+    from tfvit.interop.public import PUBLIC
+
+    rows = [[p.name, p.model, str(p.pixels), p.trained, p.licence] for p in PUBLIC]
+    click.echo(table(rows, ["public name", "model", "pixels", "trained on", "licence"]))
+    click.echo(
+        "\n.npz below https://storage.googleapis.com/, all others at https://huggingface.co/: "
+        "download one, then tfvit import it"
+    )
+    ctx.exit()
+
+
 @click.command("import")
 @click.argument("path", type=PATH)
+@click.option(
+    "--list",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_list,
+    help="Show which public checkpoints there are, and their licences.",
+)
 @click.option(
     "--image-size",
     type=ImageSize(),
@@ -63,6 +86,8 @@ def import_model(path, image_size, out):
     \b
     Examples:
       tfvit import dinov2-small --image-size 112 --out dinov2
+      tfvit import --list
+      tfvit import ViT-B_16.npz --image-size 384 --out vit-b16
       tfvit import deit3_small_patch16_224.safetensors --out deit3
       tfvit train --init dinov2 --data photos/ --epochs 3 --out runs/photos
     """
@@ -91,12 +116,14 @@ def export_model(path, format_, out):
     Examples:
       tfvit export runs/photos --format huggingface --out photos-hf
       tfvit export runs/photos --format timm --out photos-timm
+      tfvit export runs/photos --format google-npz --out photos.npz
     """
     need("train")
     from tfvit import checkpoint
 
     interop.save(checkpoint.load(checkpoint.find(path)), format_, out)
-    click.echo(f"{out}: {interop.FORMATS[format_].what}")
+    kind = interop.FORMATS[format_]
+    click.echo(f"{out}: {kind.what}, without {kind.without}")
 
 
 def must_be_new(out) -> None:

@@ -7,7 +7,8 @@ huggingface.py          transformers' folders of ViT, DeiT and DINOv2 (with regi
 huggingface_config.py   their config.json and preprocessor_config.json
 timm.py                 timm's .safetensors and hub folders
 timm_config.py          their config.json
-google.py               Google's .npz
+google.py npz.py        Google's .npz; google_names.py has the tables
+public.py               which public checkpoints there are
 """
 
 from __future__ import annotations
@@ -30,21 +31,27 @@ if TYPE_CHECKING:
 class Format:
     """A way to keep a model.
 
-    what: in words. recognises: whether a path holds one, by its content.
+    what: in words. without: what of a model it has no place for.
+    recognises: whether a path holds one, by its content.
     module: has `read(path)` and `write(model, path)`; imported when needed, since TensorFlow comes with it.
     """
 
     what: str
     recognises: Callable[[Path], bool]
     module: str
+    without: str
 
 
 FORMATS = {
-    "google-npz": Format("Google's .npz", recognise.is_npz, "tfvit.interop.google"),
-    "huggingface": Format(
-        "a Hugging Face folder", recognise.is_huggingface, "tfvit.interop.huggingface"
+    "google-npz": Format(
+        "Google's .npz", recognise.is_npz, "tfvit.interop.google", "labels, preprocessing"
     ),
-    "timm": Format("timm's .safetensors or folder", recognise.is_timm, "tfvit.interop.timm"),
+    "huggingface": Format(
+        "a Hugging Face folder", recognise.is_huggingface, "tfvit.interop.huggingface", "dropout"
+    ),
+    "timm": Format(
+        "timm's .safetensors or folder", recognise.is_timm, "tfvit.interop.timm", "dropout"
+    ),
 }
 
 

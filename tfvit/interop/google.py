@@ -16,7 +16,7 @@ import numpy as np
 from edge_demo.errors import UserError
 from edge_demo.preprocess import PreprocessSpec
 from tfvit import architecture
-from tfvit.architecture import HYBRIDS, VARIANTS, Architecture, ResNetArchitecture
+from tfvit.architecture import Architecture, ResNetArchitecture, name_of
 from tfvit.files import atomic_file
 from tfvit.interop import npz
 from tfvit.interop.google_names import (
@@ -201,7 +201,7 @@ def _vit(tensors: Tensors, layout: Layout, path: Path) -> Architecture:
         position = "learned"
     try:
         return Architecture(
-            name=_name((width, depth, mlp_dim, heads), stem, patch),
+            name=name_of((width, depth, mlp_dim, heads), patch, stem),
             num_classes=_shape(tensors, HEAD, 2, path)[1] if HEAD in tensors else 1,
             image_size=side * stride,
             patch_size=patch,
@@ -261,15 +261,6 @@ def _shape(tensors: Tensors, name: str, axes: int, path: Path) -> tuple[int, ...
             f"{path}: weight {name} is {tensors[name].shape}, which are not {axes} axes"
         )
     return tensors[name].shape
-
-
-def _name(shape: tuple[int, ...], stem: tuple[int, ...] | None, patch: int) -> str:
-    """The name in our tables, else one of the same form."""
-    variant = next((name for name, known in VARIANTS.items() if known == shape), None)
-    for name, hybrid in HYBRIDS.items():
-        if hybrid == (variant, stem, patch):
-            return name
-    return f"{variant or f'vit-{shape[0]}x{shape[1]}'}/{patch}"
 
 
 def _layout_for(arch: Architecture, path: Path) -> tuple[Layout, str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from edge_demo.errors import UserError
 from edge_demo.preprocess import PreprocessSpec
-from tfvit.architecture import VARIANTS, Architecture
+from tfvit.architecture import Architecture, name_of
 
 # model_type: what a configuration says by leaving it out.
 COMMON = {"hidden_act": "gelu", "num_channels": 3, "id2label": {"0": "LABEL_0", "1": "LABEL_1"}}
@@ -63,10 +63,9 @@ def architecture(config: dict, teacher: bool) -> Architecture:
     heads, patch = config["num_attention_heads"], config["patch_size"]
     dino = "mlp_ratio" in DEFAULTS[kind]
     mlp = int(width * config["mlp_ratio"]) if dino else config["intermediate_size"]
-    known = {shape: name for name, shape in VARIANTS.items()}
-    variant = known.get((width, depth, mlp, heads), f"vit-{width}x{depth}")
+    shape = (width, depth, mlp, heads)
     return Architecture(
-        name=f"{variant}/{patch}",
+        name=name_of(shape, patch),
         num_classes=1,
         image_size=config["image_size"],
         patch_size=patch,

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from edge_demo.errors import UserError
 from edge_demo.preprocess import PreprocessSpec
-from tfvit.architecture import VARIANTS, Architecture
+from tfvit.architecture import Architecture, name_of
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -99,11 +99,10 @@ def architecture(shapes: Shapes, config: dict) -> tuple[Architecture, bool]:
     activation = changes.get("act_layer") or ("gelu_tanh" if tanh else "gelu")
     if activation not in ACTIVATIONS:
         raise UserError(f"act_layer {activation!r} is not one of {', '.join(ACTIVATIONS)}")
-    known = {shape: ours for ours, shape in VARIANTS.items()}
-    variant = known.get((width, depth, hidden, heads), f"vit-{width}x{depth}")
+    shape = (width, depth, hidden, heads)
     return (
         Architecture(
-            name=f"{variant}/{patch}",
+            name=name_of(shape, patch),
             num_classes=shapes.get("head.weight", (1,))[0],
             image_size=(grid[0] * patch, grid[1] * patch),
             patch_size=patch,
