@@ -267,7 +267,7 @@ def sample(model: Model, source: Source | None) -> np.ndarray:
 def _keras_logits(model: Model, pixels: np.ndarray) -> np.ndarray:
     """What the float model itself says, in batches of a few."""
     keras_model = build(model.architecture, labels=model.labels, preprocess=model.preprocess)
-    checkpoint.assign(keras_model, model.weights, "checkpoint")
+    checkpoint.assign(keras_model, dict(model.weights), "checkpoint")
     found = []
     with progress(len(pixels), "asking Keras", "img") as bar:
         for i in range(0, len(pixels), 8):

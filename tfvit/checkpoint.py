@@ -9,13 +9,15 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+import math
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
 from edge_demo.errors import UserError
 from edge_demo.preprocess import PreprocessSpec
-from tfvit import architecture
+from tfvit import architecture, files
 from tfvit.files import atomic_folder, decoding, read_json, recover
 
 CONFIG, WEIGHTS, OPTIMIZER = "config.json", "weights.safetensors", "optimizer.safetensors"
@@ -110,24 +112,26 @@ def read_tensors(path: Path, sha256: str | None = None) -> dict[str, np.ndarray]
     import safetensors
 
     with decoding(path):
-        data = path.read_bytes()
-        if sha256 and hashlib.sha256(data).hexdigest() != sha256:
+        if sha256 and files.sha256(path) != sha256:
             raise UserError(f"damaged, its content does not match the hash in {CONFIG}")
         try:
-            entries = safetensors.deserialize(data)
+            with safetensors.safe_open(path, "numpy"):  # which compares its header with its size
+                start, header = _header(path)
         except safetensors.SafetensorError as error:
             raise ValueError(error) from None
-        return {name: _tensor(name, entry) for name, entry in entries}
+        with open(path, "rb") as file:  # one after the other: a large file is held only once
+            return {name: _tensor(file, start, name, entry) for name, entry in header.items()}
 
 
-def _tensor(name: str, entry: dict) -> np.ndarray:
-    """An entry of `safetensors.deserialize` as an array."""
-    if entry["dtype"] == "BF16":  # the upper half of a float32
-        values = (np.frombuffer(entry["data"], "<u2").astype("<u4") << 16).view("<f4")
-    elif entry["dtype"] in DTYPES:
-        values = np.frombuffer(entry["data"], DTYPES[entry["dtype"]])
-    else:
-        raise UserError(f"{name} is of type {entry['dtype']}, which is not supported")
+def _tensor(file: BinaryIO, start: int, name: str, entry: dict) -> np.ndarray:
+    """The array of an entry of the header, whose data begin at `start`."""
+    kind, half = entry["dtype"], entry["dtype"] == "BF16"  # the upper half of a float32
+    if kind not in DTYPES and not half:
+        raise UserError(f"{name} is of type {kind}, which is not supported")
+    file.seek(start + entry["data_offsets"][0])
+    count = math.prod(entry["shape"])
+    values = np.fromfile(file, "<u2" if half else DTYPES[kind], count)
+    values = (values.astype("<u4") << 16).view("<f4") if half else values
     return values.reshape(entry["shape"])
 
 
@@ -136,7 +140,14 @@ def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
 
     Raises UserError if it is missing or damaged.
     """
-    with decoding(path), open(path, "rb") as file:
+    with decoding(path):
+        _, header = _header(path)
+        return {name: tuple(map(int, tensor["shape"])) for name, tensor in header.items()}
+
+
+def _header(path: Path) -> tuple[int, dict]:
+    """Where the data of a safetensors file begin, and what its header says of each tensor."""
+    with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if length > min(MAX_HEADER, path.stat().st_size - 8):
             raise ValueError(f"header of {length} bytes")
@@ -144,8 +155,8 @@ def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
             header = json.loads(file.read(length))
         except RecursionError:
             raise ValueError("nested too deeply") from None
-        header.pop("__metadata__", None)
-        return {name: tuple(map(int, tensor["shape"])) for name, tensor in header.items()}
+    header.pop("__metadata__", None)
+    return 8 + length, header
 
 
 def load(folder: str | Path, dtype: str = "float32"):
@@ -170,7 +181,10 @@ def load(folder: str | Path, dtype: str = "float32"):
 
 
 def assign(model, weights: dict[str, np.ndarray], where: str) -> None:
-    """Gives a model all its weights; UserError names the first that is missing or does not fit."""
+    """Gives a model all its weights, which leave `weights`: a large model is not held twice.
+
+    Raises UserError that names the first that is missing or does not fit.
+    """
     from tfvit.model import named_weights
 
     for name, variable in named_weights(model).items():
@@ -181,7 +195,7 @@ def assign(model, weights: dict[str, np.ndarray], where: str) -> None:
                 f"{where}: weight {name} is {weights[name].shape}, "
                 f"the model's is {tuple(variable.shape)}"
             )
-        variable.assign(weights[name])
+        variable.assign(weights.pop(name))
 
 
 def _empty(folder: Path) -> bool:

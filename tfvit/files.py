@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -10,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from edge_demo.errors import UserError
+
+CHUNK = 2**20  # bytes read at a time
 
 
 @contextlib.contextmanager
@@ -127,3 +130,13 @@ def _old(path: Path) -> Path:
 
 def _not_written(path: Path, error: OSError) -> UserError:
     return UserError(f"{path}: not written ({error.strerror or error}); nothing else was changed")
+
+
+def sha256(*paths: Path) -> str:
+    """The hash of files behind each other, in hexadecimal; UserError if one cannot be read."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with decoding(path), open(path, "rb") as file:
+            while chunk := file.read(CHUNK):
+                digest.update(chunk)
+    return digest.hexdigest()

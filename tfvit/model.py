@@ -102,5 +102,11 @@ def named_weights(model: keras.Model) -> dict[str, tf.Variable]:
 
 def weight_shapes(arch: Architecture | ResNetArchitecture) -> dict[str, tuple[int, ...]]:
     """The shapes of an architecture's weights by name, found without giving them memory."""
+    depth = getattr(arch, "depth", 1)
+    one = dataclasses.replace(arch, depth=1) if depth > 1 else arch  # all blocks are alike
     with tf.Graph().as_default():
-        return {name: tuple(v.shape) for name, v in named_weights(build(arch)).items()}
+        shapes = {name: tuple(v.shape) for name, v in named_weights(build(one)).items()}
+    block = {name: shape for name, shape in shapes.items() if name.startswith("block_0/")}
+    for i in range(1, depth):
+        shapes |= {name.replace("block_0", f"block_{i}", 1): s for name, s in block.items()}
+    return shapes

@@ -17,7 +17,7 @@ from edge_demo.errors import UserError
 from edge_demo.preprocess import PreprocessSpec
 from tfvit import architecture
 from tfvit.architecture import Architecture, ResNetArchitecture, name_of
-from tfvit.files import atomic_file
+from tfvit.files import atomic_file, sha256
 from tfvit.interop import npz
 from tfvit.interop.google_names import (
     BIG_TRANSFER,
@@ -89,7 +89,7 @@ def read(path: Path) -> Imported:
         "format": FORMAT,
         "layout": layout,
         "file": path.name,
-        "sha256": npz.sha256(path),
+        "sha256": sha256(path),
     }
     return Imported(arch, PreprocessSpec(*arch.image_size), labels, weights, {}, dropped, origin)
 

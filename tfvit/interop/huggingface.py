@@ -6,7 +6,6 @@ Source: huggingface/transformers, models/{vit,deit,dinov2,dinov2_with_registers}
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ import numpy as np
 from edge_demo.errors import UserError
 from tfvit import checkpoint
 from tfvit.architecture import Architecture
-from tfvit.files import atomic_folder, decoding, read_json, write_json
+from tfvit.files import atomic_folder, decoding, read_json, sha256, write_json
 from tfvit.interop import huggingface_config as configs
 from tfvit.interop.imported import Imported
 from tfvit.interop.table import Row, convolution, dense, norm, to_ours, to_theirs
@@ -225,12 +224,11 @@ def _read_weights(folder: Path) -> tuple[dict[str, np.ndarray], str, Path]:
                 raise UserError(f"{outside[0]} lies outside of the folder")
     else:
         where, files = folder / WEIGHTS, [folder / WEIGHTS]
-    tensors, digest = {}, hashlib.sha256()
+    tensors: dict[str, np.ndarray] = {}
     for file in files:
         if not file.exists():
             others = sorted(p.name for p in folder.glob("*.bin"))
             there = f" ({others[0]} may hold code and is not read)" if others else ""
             raise UserError(f"{folder}: no {file.name} inside{there}")
         tensors |= checkpoint.read_tensors(file)
-        digest.update(file.read_bytes())
-    return tensors, digest.hexdigest(), where
+    return tensors, sha256(*files), where

@@ -38,7 +38,7 @@ def finish(
 ) -> tuple[Model, Transfer]:
     """The model at an image size (None: its preprocessing's where it fits), and what became of what.
 
-    Position embeddings are interpolated to it; a missing head is zero.
+    Position embeddings are interpolated to it; a missing head is zero. The weights leave `read`.
     Raises UserError if weights are missing or do not fit.
     """
     old = read.architecture
@@ -53,7 +53,7 @@ def finish(
         preprocess=read.preprocess.at(*image_size),
         provenance={"imported": read.origin},
     )
-    weights, result = dict(read.weights), Transfer([], {}, dict(read.reset), dict(read.dropped))
+    weights, result = read.weights, Transfer([], {}, dict(read.reset), dict(read.dropped))
     if isinstance(new, Architecture) and old.grid != new.grid:
         for name in posemb.at_grid(weights, old, new):
             result.resized[name] = f"{grid_text(old)} -> {grid_text(new)}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import math
 import struct
 import zipfile
@@ -83,15 +82,6 @@ def arrays(path: Path, wanted: dict[str, Header]) -> dict[str, np.ndarray]:
                 raise UserError(f"{path}: {name} holds {header.dtype}, not floating point numbers")
             found[name] = _widened(_array(file, header), bfloat16)
     return found
-
-
-def sha256(path: Path) -> str:
-    """The file's hash, in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 @contextlib.contextmanager

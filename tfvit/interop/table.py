@@ -52,12 +52,13 @@ def convolution(theirs: str, ours: str) -> tuple[Row, ...]:
 
 def to_ours(
     rows: Iterable[Row],
-    tensors: Mapping[str, np.ndarray],
+    tensors: dict[str, np.ndarray],
     shapes: Callable[[str], Shape],
     where: str,
 ) -> dict[str, np.ndarray]:
     """Our float32 weights from their tensors.
 
+    tensors: emptied of what is in the table, so that a large model is not held twice.
     shapes: of our weights, by name. where: of the file, for messages.
     Raises UserError, naming both sides, for a tensor that is missing or does not fit.
     """
@@ -65,7 +66,7 @@ def to_ours(
     for row in rows:
         if row.theirs not in tensors:
             raise UserError(f"{where}: weight {row.theirs} is missing")
-        value = tensors[row.theirs]
+        value = tensors.pop(row.theirs)
         expected = their_shape(row, shapes)
         if value.shape != expected:
             raise UserError(

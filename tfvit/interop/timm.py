@@ -5,7 +5,6 @@ Source: huggingface/pytorch-image-models, timm/models/{vision_transformer,deit}.
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ import numpy as np
 from edge_demo.errors import UserError
 from tfvit import checkpoint
 from tfvit.architecture import Architecture
-from tfvit.files import atomic_folder, decoding, read_json, write_json
+from tfvit.files import atomic_folder, decoding, read_json, sha256, write_json
 from tfvit.interop import timm_config as configs
 from tfvit.interop.imported import Imported
 from tfvit.interop.table import Row, convolution, dense, norm, to_ours, to_theirs
@@ -91,7 +90,7 @@ def read(path: Path) -> Imported:
             "format": "timm",
             "model_type": str(config.get("architecture", "of its weights")),
             "file": weights.name,
-            "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
+            "sha256": sha256(weights),
         },
     )
 
