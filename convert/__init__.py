@@ -2,6 +2,7 @@
 
 model.py       a checkpoint at the resolution of the device
 edge_graph.py  the exact rewrite of the float model that everything is exported from
+fold.py        its weights, each fold an identity;  edge_resnet.py  its convolutions
 sites.py       its tensors that some scheme rounds, by name;  schemes.py  the table of schemes
 equalise.py    outlier channels of the residual stream brought to size, exactly, for int8
 qat.py         calibration and quantization-aware fine-tuning of the edge graph with tfmot quantizers
