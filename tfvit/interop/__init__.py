@@ -75,7 +75,7 @@ def load(path: Path, image_size: tuple[int, int] | None = None) -> tuple[Model, 
             read = importlib.import_module(kind.module).read(path)
             return imported.finish(read, image_size, path)
     known = ", ".join(kind.what for kind in FORMATS.values())
-    raise UserError(f"{path}: {recognise.content(path)}; known are {known}")
+    raise UserError(f"{path}: not a checkpoint: {recognise.content(path)}; known are {known}")
 
 
 def save(model: Model, format: str, path: Path) -> None:
