@@ -177,3 +177,8 @@ class Attention(keras.layers.Layer):
         context = tf.matmul(tf.nn.softmax(scores), split(self.value(x)))  # [b, heads, m, head_dim]
         context = tf.reshape(tf.transpose(context, [0, 2, 1, 3]), [-1, queries.shape[1], d])
         return self.out(context)
+
+
+def head(x: tf.Tensor, classes: int, name: str) -> tf.Tensor:
+    """float32 logits of features [b, d]: zero at the start, as the reference codes have it."""
+    return keras.layers.Dense(classes, kernel_initializer="zeros", name=name, dtype="float32")(x)

@@ -10,6 +10,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 from tfvit.architecture import ResNetArchitecture
+from tfvit.layers import head
 
 ROOT_WIDTH, EXPANSION = 64, 4  # channels of the root; of a unit's output over its inside
 GROUPS = 32  # of every GroupNorm
@@ -71,11 +72,6 @@ def graph(arch: ResNetArchitecture, images: tf.Tensor, policy) -> tf.Tensor:
     x = _relu(norm(False, "norm", policy)(x), "relu", policy)
     x = keras.layers.GlobalAveragePooling2D(name="pool", dtype=policy)(x)
     return head(x, arch.num_classes, "head")
-
-
-def head(x: tf.Tensor, classes: int, name: str) -> tf.Tensor:
-    """float32 logits of features [b, d]: zero at the start, as the reference codes have it."""
-    return keras.layers.Dense(classes, kernel_initializer="zeros", name=name, dtype="float32")(x)
 
 
 def stages(units: tuple[int, ...], width: int):

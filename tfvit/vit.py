@@ -19,6 +19,7 @@ from tfvit.layers import (
     SinCos2D,
     StochasticDepth,
     Tokens,
+    head,
 )
 
 
@@ -100,10 +101,10 @@ def graph(arch: Architecture, images: tf.Tensor, policy) -> tf.Tensor:
             name="pre_logits",
             dtype=policy,
         )(x)
-    logits = resnet.head(x, arch.num_classes, "head")
+    logits = head(x, arch.num_classes, "head")
     if arch.distillation_token:
         y = _token(tokens, 1, "pool_distillation", policy)
-        y = resnet.head(y, arch.num_classes, "head_distillation")
+        y = head(y, arch.num_classes, "head_distillation")
         logits = keras.layers.Average(name="mean", dtype="float32")([logits, y])
     return logits
 

@@ -1,0 +1,30 @@
+"""Small models with nothing at its initial value."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from edge_demo.preprocess import PreprocessSpec
+from tfvit.architecture import Architecture
+from tfvit.model import build, named_weights
+
+SPEC = PreprocessSpec(16, 24, mean=(120.0, 115.0, 100.0), std=(58.0, 57.0, 60.0))
+
+
+def random_model(**changes):
+    """A small model with nothing at its initial value: biases, gains and outlier channels included."""
+    values = {"patch_size": 8, "width": 48, "depth": 3, "mlp_dim": 80, "heads": 3, **changes}
+    model = build(Architecture("small", 5, (16, 24), **values))
+    rng = np.random.default_rng(0)
+    for name, variable in named_weights(model).items():
+        value = variable.numpy() + rng.normal(
+            0, 0.3 if variable.shape.rank == 1 else 0.08, variable.shape
+        )
+        if name.endswith("/gamma"):
+            value[::7] *= 12
+        variable.assign(value)
+    return model
+
+
+def weights_of(model):
+    return {name: v.numpy() for name, v in named_weights(model).items()}
