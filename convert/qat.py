@@ -25,6 +25,11 @@ from tfvit.optimizer import WarmupCosine
 quantizers = tfmot.quantization.keras.quantizers
 SHARE = 0.9999  # of the values that a percentile keeps within its range, at either end
 SAMPLE = 2**16  # values of a tensor that a percentile is taken from
+NOT_TRAINED = (
+    "residual/mean",
+    "input/scale",
+    "input/shift",
+)  # whole numbers; what normalises a picture
 RANGES_FASTER = 300.0  # learning rate of a range, over that of a weight
 
 
@@ -283,14 +288,14 @@ def trainable(
 ) -> dict[str, tuple[np.ndarray, float]]:
     """What is trained, by name, as (start, unit): the value is their product.
 
-    Weights, but for the whole numbers of `residual/mean`, each in units of its own size so that one
-    learning rate suits all; and for each range of a tensor that a layer reads or writes, by the site's
-    name, the logarithm of the factor that it is stretched by. A range that is fixed or between layers
-    stays as it is: to train those too makes a step of int8-full 1.5 times a float one, not 1.2.
+    Weights, but for NOT_TRAINED, each in units of its own size so that one learning rate suits all; and
+    for each range of a tensor that a layer reads or writes, by the site's name, the logarithm of the
+    factor that it is stretched by. A range that is fixed or between layers stays as it is: to train those
+    too makes a step of int8-full 1.5 times a float one, not 1.2.
     """
     start = {}
     for name, value in weights.items():
-        if name != "residual/mean":
+        if name not in NOT_TRAINED:
             unit = max(_rms(value), 1e-8)
             start[name] = (value / unit, unit)
     for name, site in sites.rounded(arch, scheme, frozenset()).items():

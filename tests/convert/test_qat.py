@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from helpers import MIRRORED
+from random_models import SPEC, random_model, weights_of
 
-from convert import edge_graph, qat, sites
+from convert import edge_graph, fold, qat, sites
 from convert.schemes import CALIBRATIONS, SCHEMES
 
 
@@ -86,6 +87,22 @@ def test_fine_tuning_brings_a_coarse_graph_back_to_its_teacher(graph, digits, na
         low, high = ranges["block_0/attention/input"]
         found = trained["block_0/attention/input"]
         assert found[1] != high and found[0] / found[1] == pytest.approx(low / high, 1e-5)
+
+
+def test_a_hybrid_is_tuned_but_for_what_normalises_its_pictures():
+    model = random_model(stem=(1,), patch_size=1)
+    arch = model.architecture
+    folded = fold.fold(weights_of(model), arch, SPEC)
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 16, 24, 3)).astype(np.uint8)
+    ranges = qat.calibrate(folded, arch, [pixels], "minmax", lambda: None)
+    weights, _, losses = qat.finetune(
+        *(folded, arch, SCHEMES["int8"], ranges, [pixels] * 12),
+        **{"steps": 12, "learning_rate": 1e-4, "advance": lambda loss: None, "xla": False},
+        strategy=tf.distribute.get_strategy(),
+    )
+    assert len(losses) == 12
+    still = {name for name in folded if np.array_equal(weights[name], folded[name])}
+    assert still == {"input/scale", "input/shift"}
 
 
 def test_fine_tuning_on_two_devices_is_that_on_one(tmp_path, digits_run):
