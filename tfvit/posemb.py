@@ -35,9 +35,8 @@ def at_grid(weights: dict[str, np.ndarray], old: Architecture, new: Architecture
     changed = []
 
     def put(name: str, value: np.ndarray) -> None:
-        if not np.array_equal(value, weights[name]):
-            changed.append(name)
-            weights[name] = value
+        changed.append(name)
+        weights[name] = value
 
     if new.position == "learned" and _places(old) != _places(new):
         value = weights["position/embedding"][0]

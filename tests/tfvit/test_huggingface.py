@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
 import json
-import re
 
 import numpy as np
 import pytest
@@ -24,7 +22,6 @@ from huggingface_folders import (
     sequence,
     shard,
     tensors_of,
-    write_folder,
     write_raw,
 )
 from safetensors.numpy import load as parse
@@ -34,16 +31,9 @@ import tfvit
 from convert import fold, tflite
 from convert.schemes import SCHEMES
 from edge_demo.classifier import Classifier
-from edge_demo.errors import UserError
 from edge_demo.preprocess import PreprocessSpec
 from tfvit import interop, posemb
 from tfvit.model import named_weights
-
-
-@pytest.fixture
-def write(tmp_path):
-    """write(kind, tensors, config={}, processor={}): a Hugging Face folder; a value of None leaves out."""
-    return functools.partial(write_folder, tmp_path / "there")
 
 
 def feature_model(model):
@@ -354,27 +344,6 @@ def test_preprocessing_comes_back(tmp_path):
         for name in ("mean", "std"):
             np.testing.assert_allclose(getattr(found, name), getattr(expected, name), rtol=1e-12)
         assert dataclasses.replace(found, mean=expected.mean, std=expected.std) == expected
-
-
-NOT_HELD = {
-    "stem": {"name": "r+vit-ti/16", "image_size": 64},
-    "position 'sincos_2d'": {"position": "sincos_2d"},
-    "pooling 'gap'": {"pooling": "gap"},
-    "representation_size 20": {"representation_size": 20},
-    "registers 2": {"registers": 2},
-    "distillation_token True": {"distillation_token": True, "layer_scale": 1.0},
-    "mlp_dim 100": {"mlp_dim": 100, "layer_scale": 1.0},
-    "image_size (24, 40)": {"layer_scale": 1.0, "image_size": (24, 40)},
-}
-
-
-@pytest.mark.parametrize("field", NOT_HELD)
-def test_what_the_format_cannot_hold_is_one_line_that_names_it(tmp_path, field):
-    fields = dict(NOT_HELD[field])
-    model = small(CLASSES, fields.pop("image_size", SIZE), **fields)
-    with pytest.raises(UserError, match=f"cannot hold {re.escape(field)}"):
-        interop.save(model, "huggingface", tmp_path / "there")
-    assert not (tmp_path / "there").exists()
 
 
 def assert_comes_back(model, folder):

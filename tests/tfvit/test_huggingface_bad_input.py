@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 
 import numpy as np
@@ -11,16 +10,8 @@ from huggingface_folders import (
     QUERY,
     shard,
     tensors_of,
-    write_folder,
     write_raw,
 )
-
-
-@pytest.fixture
-def write(tmp_path):
-    """write(kind, tensors, config={}, processor={}): a Hugging Face folder; a value of None leaves out."""
-    return functools.partial(write_folder, tmp_path / "there")
-
 
 # what is wrong -> (kind, weights, config, processor, part of the message)
 BAD = {

@@ -5,11 +5,12 @@ from __future__ import annotations
 import io
 import json
 import pickle
+import re
 import zipfile
 
 import numpy as np
 import pytest
-from huggingface_folders import tensors_of, write_folder
+from huggingface_folders import CLASSES, SIZE, tensors_of, write_folder
 from safetensors.numpy import save_file
 from small_models import small
 
@@ -130,3 +131,35 @@ def test_export_and_import_are_commands(tmp_path, tfvit_cli, name):
 def test_an_unknown_format_is_one_line(tmp_path):
     with pytest.raises(UserError, match="format 'onnx' is not one of google-npz, huggingface"):
         interop.save(small(), "onnx", tmp_path / "there")
+
+
+# what a format cannot hold, as the message names it -> a model that has it
+NOT_HELD = {
+    "huggingface": {
+        "stem": {"name": "r+vit-ti/16", "image_size": 64},
+        "position 'sincos_2d'": {"position": "sincos_2d"},
+        "pooling 'gap'": {"pooling": "gap"},
+        "representation_size 20": {"representation_size": 20},
+        "registers 2": {"registers": 2},
+        "distillation_token True": {"distillation_token": True, "layer_scale": 1.0},
+        "mlp_dim 100": {"mlp_dim": 100, "layer_scale": 1.0},
+        "image_size (24, 40)": {"layer_scale": 1.0, "image_size": (24, 40)},
+    },
+    "timm": {
+        "stem": {"name": "r+vit-ti/16", "image_size": 64},
+        "position 'none'": {"position": "none"},
+        "pooling 'map'": {"pooling": "map"},
+        "representation_size 20": {"representation_size": 20},
+        "layer_norm_epsilon 1e-12": {"layer_norm_epsilon": 1e-12},
+        "registers 2": {"registers": 2, "distillation_token": True},
+    },
+}
+
+
+@pytest.mark.parametrize("name, field", [(n, field) for n in NOT_HELD for field in NOT_HELD[n]])
+def test_what_a_format_cannot_hold_is_one_line_that_names_it(tmp_path, name, field):
+    fields = dict(NOT_HELD[name][field])
+    model = small(CLASSES, fields.pop("image_size", SIZE), **fields)
+    with pytest.raises(UserError, match=f"cannot hold {re.escape(field)}"):
+        interop.save(model, name, tmp_path / "there")
+    assert not (tmp_path / "there").exists()

@@ -14,7 +14,6 @@ from safetensors.numpy import save_file
 from scipy.special import erf
 from small_models import small
 
-from edge_demo.errors import UserError
 from tfvit import interop
 
 WIDTH, DEPTH, MLP, PATCH, SIZE, CLASSES = 128, 2, 96, 8, 32, 3
@@ -252,25 +251,6 @@ def test_what_is_exported_computes_the_same_and_comes_back(tmp_path, kind):
     assert dataclasses.replace(again.architecture, **changed) == kept
     for field in ("resize", "interpolation", "mean", "std"):
         assert getattr(again.preprocess, field) == getattr(model.preprocess, field)
-
-
-NOT_HELD = {
-    "stem": {"name": "r+vit-ti/16", "image_size": 64},
-    "position 'none'": {"position": "none"},
-    "pooling 'map'": {"pooling": "map"},
-    "representation_size 20": {"representation_size": 20},
-    "layer_norm_epsilon 1e-12": {"layer_norm_epsilon": 1e-12},
-    "registers 2": {"registers": 2, "distillation_token": True},
-}
-
-
-@pytest.mark.parametrize("field", NOT_HELD)
-def test_what_timm_cannot_hold_is_one_line_that_names_it(tmp_path, field):
-    fields = dict(NOT_HELD[field])
-    model = small(CLASSES, fields.pop("image_size", SIZE), **fields)
-    with pytest.raises(UserError, match=f"cannot hold {re.escape(field)}"):
-        interop.save(model, "timm", tmp_path / "there")
-    assert not (tmp_path / "there").exists()
 
 
 ONES = np.ones(WIDTH, np.float32)

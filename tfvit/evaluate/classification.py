@@ -95,17 +95,31 @@ def predict(
     numbers, split = match_labels(model.labels, source), source.eval
     strategy = strategy or tf.distribute.get_strategy()
     forward = forward or forward_function(model, strategy)
+    found = outputs(forward, split, model.preprocess, batch_size, strategy=strategy, label=label)
+    return _checked(dataclasses.replace(found, labels=numbers[found.labels]), split)
+
+
+def outputs(
+    forward: Callable,
+    split: Split,
+    spec: PreprocessSpec,
+    batch_size: int,
+    *,
+    strategy: tf.distribute.Strategy | None = None,
+    label: str,
+) -> Predictions:
+    """What a `forward_function` makes of every image of a split; labels are the source's numbers."""
+    strategy = strategy or tf.distribute.get_strategy()
     unreadable: Unreadable = {}
-    batches = pipeline.eval_batches(split, model.preprocess, batch_size, unreadable=unreadable)
+    batches = pipeline.eval_batches(split, spec, batch_size, unreadable=unreadable)
     found, labels = [], []
     with progress(split.size, label, "img") as bar:
         for batch in strategy.experimental_distribute_dataset(batches):
-            logits, truth, mask = forward(batch)
-            found.append(logits[mask > 0])
-            labels.append(numbers[truth[mask > 0]])
+            values, truth, mask = forward(batch)
+            found.append(values[mask > 0])
+            labels.append(truth[mask > 0])
             bar.update(len(labels[-1]))
-    predictions = Predictions(np.concatenate(found), np.concatenate(labels), unreadable)
-    return _checked(predictions, split)
+    return Predictions(np.concatenate(found), np.concatenate(labels), unreadable)
 
 
 def predict_tflite(

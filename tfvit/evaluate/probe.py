@@ -13,10 +13,9 @@ from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
 
 from edge_demo.errors import UserError
-from tfvit.data import Source, Split, pipeline
-from tfvit.evaluate.classification import forward_function
+from tfvit.data import Source, Split
+from tfvit.evaluate.classification import Predictions, forward_function, outputs
 from tfvit.model import Model, build, named_weights
-from tfvit.progress import progress
 
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)  # scikit-learn's C: the inverse of the regularisation
 HELD_OUT = 0.2  # of the training images, to choose among them
@@ -42,7 +41,8 @@ def fit(model: Model, source: Source, batch_size: int, seed: int) -> Probe:
         raise UserError(f"{source.name}: no training split; choose --train-split")
     if getattr(model.architecture, "distillation_token", False):
         raise UserError(f"{model.architecture.name} has two heads; a probe has one")
-    x, y = features(model, source.train, batch_size)
+    found = features(model, source.train, batch_size)
+    x, y = found.logits.astype(np.float64), found.labels
     if len(np.unique(y)) < 2:
         raise UserError(f"{source.name}: training images of one class only")
     scale = StandardScaler().fit(x)
@@ -65,19 +65,11 @@ def fit(model: Model, source: Source, batch_size: int, seed: int) -> Probe:
     return Probe(new, strength)
 
 
-def features(model: Model, split: Split, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """What the head reads, float64 [n, d], and the labels [n] of every image of a split."""
+def features(model: Model, split: Split, batch_size: int) -> Predictions:
+    """What the head reads, as the `logits` of predictions, and the labels of every image of a split."""
     body = keras.Model(model.input, model.get_layer("head").input)
     body.preprocess = model.preprocess
-    forward, found, labels = forward_function(body), [], []
-    batches = pipeline.eval_batches(split, model.preprocess, batch_size, unreadable={})
-    with progress(split.size, "features", "img") as bar:
-        for batch in batches:
-            value, label, mask = forward(batch)
-            found.append(value[mask > 0].astype(np.float64))
-            labels.append(label[mask > 0])
-            bar.update(len(labels[-1]))
-    return np.concatenate(found), np.concatenate(labels)
+    return outputs(forward_function(body), split, model.preprocess, batch_size, label="features")
 
 
 def _regression(x: np.ndarray, y: np.ndarray, strength: float) -> LogisticRegression:
