@@ -35,7 +35,8 @@ def need(extra: str) -> None:
             raise UserError(f"needs {module}: pip install 'tfvit[{extra}]'")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with quiet():
-        importlib.import_module("tensorflow")
+        tensorflow = importlib.import_module("tensorflow")
+    tensorflow.get_logger().setLevel("ERROR")  # its handler writes to where `quiet` sent it
 
 
 class ImageSize(click.ParamType):
@@ -116,17 +117,19 @@ def strategy_option(summary: str) -> Callable:
     )
 
 
-def seed_option() -> Callable:
+def seed_option(default: int | None = 0) -> Callable:
     """Adds --seed to a command."""
-    return click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True)
+    kind = click.IntRange(0, 2**31 - 1)
+    return click.option("--seed", type=kind, default=default, show_default=default is not None)
 
 
-def table(rows: list[list[str]], header: list[str]) -> str:
-    """Rows of text as a table; the first column left, the others right."""
+def table(rows: list[list[str]], header: list[str], left: int = 1) -> str:
+    """Rows of text as a table; the first `left` columns left, the others right."""
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
 
     def line(row: list[str]) -> str:
-        cells = [row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:]))]
+        sides = [str.ljust] * left + [str.rjust] * (len(row) - left)
+        cells = [side(cell, width) for side, cell, width in zip(sides, row, widths)]
         return "  ".join(cells).rstrip()
 
     return "\n".join([line(header), "  ".join("-" * w for w in widths), *map(line, rows)])
