@@ -10,7 +10,7 @@ from edge_demo.cli import OneLineErrors
 from edge_demo.errors import UserError
 from tfvit import files
 from tfvit.architecture import POOLINGS
-from tfvit.commands import checkpoints, export, probe
+from tfvit.commands import checkpoints, compare, export, probe
 from tfvit.options import (
     PATH,
     ImageSize,
@@ -49,6 +49,7 @@ main.add_command(checkpoints.import_model)
 main.add_command(checkpoints.export_model)
 main.add_command(export.convert)
 main.add_command(probe.probe)
+main.add_command(compare.compare)
 
 
 @main.command()
