@@ -51,7 +51,7 @@ class RunRecord:
 
 
 def read(folders: list[Path]) -> list[RunRecord]:
-    """The runs of some folders, named by as much of their paths as tells them apart.
+    """The runs of some folders, each named by as much of its path as tells it apart.
 
     Raises UserError for a folder that holds no run, a damaged one, and one named twice.
     """
@@ -60,13 +60,14 @@ def read(folders: list[Path]) -> list[RunRecord]:
         if places.count(place) > 1:
             raise UserError(f"{folder}: named twice")
     found = []
-    for folder, name in zip(folders, _names(places)):
+    for folder, place in zip(folders, places):
         settings = runs.read_settings(folder) if folder.is_dir() else None
         if not isinstance(settings, dict):
             what = "not the folder of a run" if folder.exists() else "no such run"
             raise UserError(f"{folder}: {what}")
         decides = {name: settings[name] for name in DECIDES if name in settings}
-        found.append(RunRecord(name, folder, _flat(decides), runs.read_metrics(folder)))
+        rows = runs.read_metrics(folder)
+        found.append(RunRecord(_name(place, places), folder, _flat(decides), rows))
     return found
 
 
@@ -98,9 +99,9 @@ def _flat(values: dict, prefix: str = "") -> dict[str, object]:
     return found
 
 
-def _names(places: list[Path]) -> list[str]:
-    """The shortest ends of paths that are all different."""
+def _name(place: Path, places: list[Path]) -> str:
+    """The shortest end of a path that no other of `places` has."""
     length = 1
-    while len({place.parts[-length:] for place in places}) < len(places):
+    while sum(other.parts[-length:] == place.parts[-length:] for other in places) > 1:
         length += 1
-    return [str(Path(*place.parts[-length:])) for place in places]
+    return str(Path(*place.parts[-length:]))

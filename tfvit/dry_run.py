@@ -60,11 +60,14 @@ class DryRun:
         """The figures as people read them."""
         height, width = self.image_size
         frozen = self.parameters - self.trainable
-        parts = [f"{name} {_scaled(n)}B" for name, n in self.memory.items() if n and name != "total"]
+        parts = [
+            f"{name} {_scaled(n)}B" for name, n in self.memory.items() if n and name != "total"
+        ]
         each = "" if self.devices == 1 else f" on each of {self.devices} devices"
         return [
             f"model       {self.model} at {height}x{width}",
-            f"parameters  {_scaled(self.parameters)}" + f", {_scaled(frozen)} frozen" * bool(frozen),
+            f"parameters  {_scaled(self.parameters)}"
+            + f", {_scaled(frozen)} frozen" * bool(frozen),
             f"forward     {_scaled(self.macs_per_image)} multiply-adds per image "
             f"({_scaled(self.flops_per_image)}FLOP)",
             f"step        {_scaled(self.flops_per_step)}FLOP for {self.batch_size} images",
@@ -113,7 +116,9 @@ def describe(
         step = flops.needed(graph, gradients)
         macs = flops.multiply_adds(forward), flops.multiply_adds(step)
         activations = flops.peak_bytes(step, gradients)
-    total, trainable = (sum(w.shape.num_elements() for w in ws) for ws in (weights.values(), chosen))
+    total, trainable = (
+        sum(w.shape.num_elements() for w in ws) for ws in (weights.values(), chosen)
+    )
     memory = {
         "weights": FLOAT32 * total,
         "gradients": FLOAT32 * trainable * (2 if accumulate > 1 else 1),

@@ -49,7 +49,14 @@ def multiply_adds(ops: Iterable[tf.Operation]) -> int:
 
     All else is left out, as in the published figures (fvcore, timm). Shapes must be static.
     """
-    return sum(MULTIPLY_ADDS[op.type](op) for op in ops if op.type in MULTIPLY_ADDS)
+    total = 0
+    for op in ops:
+        if op.type in MULTIPLY_ADDS:
+            total += MULTIPLY_ADDS[op.type](op)
+        elif op.type.endswith("PartitionedCall"):  # a tf.function inside, as XLA's islands are
+            body = op.graph._get_function(op.get_attr("f").name).graph
+            total += multiply_adds(body.get_operations())
+    return total
 
 
 def needed(graph: tf.Graph, results: Iterable[tf.Tensor]) -> list[tf.Operation]:

@@ -44,7 +44,9 @@ def curves(rows: list[dict], path: Path | BinaryIO, title: str) -> None:
     _save(figure, path)
 
 
-def confusion(counts: list[list[int]], labels: tuple[str, ...], path: Path | BinaryIO, title: str) -> None:
+def confusion(
+    counts: list[list[int]], labels: tuple[str, ...], path: Path | BinaryIO, title: str
+) -> None:
     """A confusion matrix as a PNG: rows are the true classes, shares of each row as colour."""
     matrix = np.array(counts, float)
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
@@ -95,18 +97,29 @@ def comparison(
     axes[5].axis("off")
     names = [textwrap.shorten(name, 44, placeholder=" ...") for name in runs]
     size = 10 if len(names) <= 14 else 7
-    axes[5].legend(lines[: len(names)], names, loc="upper left", frameon=False, fontsize=size)
+    legend = axes[5].legend(
+        lines[: len(names)],
+        list(map(str, range(len(names)))),
+        loc="upper left",
+        frameon=False,
+        fontsize=size,
+    )
+    for text, name in zip(
+        legend.get_texts(), names
+    ):  # afterwards: "_" and "$" mean something there
+        text.set(text=name, parse_math=False)
     _save(figure, path)
 
 
 def batch_grid(pixels: np.ndarray, captions: list[str], path: Path | BinaryIO) -> None:
     """Pictures, uint8 [b, height, width, 3], in a grid with a caption under each."""
     columns = min(len(pixels), max(4, math.ceil(math.sqrt(len(pixels)))))
-    figure, axes = _tiles(pixels, math.ceil(len(pixels) / columns), columns)
+    figure, axes = _tiles(pixels, math.ceil(len(pixels) / columns), columns, CAPTION)
     for axis, image, caption in zip(axes, pixels, captions):
         axis.imshow(image, interpolation="nearest")
         lines = textwrap.wrap(caption, 20, max_lines=2, placeholder="...")
-        axis.set_title("\n".join(lines), fontsize=8, y=0, pad=-4, va="top")
+        caption = "\n".join(lines)
+        axis.set_title(caption, fontsize=8, y=0, pad=-4, va="top", parse_math=False)
     _save(figure, path)
 
 
@@ -116,7 +129,7 @@ def heat_maps(pixels: np.ndarray, maps: dict[str, np.ndarray], path: Path | Bina
     maps: name of a column -> [b, down, across] of any scale; the brightest is the most.
     """
     height, width = pixels.shape[1:3]
-    figure, axes = _tiles(pixels, len(pixels), 1 + len(maps))
+    figure, axes = _tiles(pixels, len(pixels), 1 + len(maps), 0.1)
     axes = axes.reshape(len(pixels), -1)
     for row, image, *heat in zip(axes, pixels, *maps.values()):
         row[0].imshow(image)
@@ -131,10 +144,10 @@ def heat_maps(pixels: np.ndarray, maps: dict[str, np.ndarray], path: Path | Bina
     _save(figure, path)
 
 
-def _tiles(pixels: np.ndarray, rows: int, columns: int):
-    """A figure of empty tiles in the pictures' proportion, and the tiles in one row."""
+def _tiles(pixels: np.ndarray, rows: int, columns: int, gap: float):
+    """A figure of empty tiles in the pictures' proportion, `gap` inches between rows, and its axes."""
     height, width = pixels.shape[1:3]
-    tall = TILE * min(max(height / width, 0.5), 2) + CAPTION
+    tall = TILE * min(max(height / width, 0.25), 4) + gap
     figure, axes = _figure(columns, (columns * (TILE + 0.1), rows * tall), rows)
     for axis in axes:
         axis.axis("off")

@@ -70,14 +70,17 @@ def profile(folder: Path | None, first_step: int) -> Iterator[Callable]:
         yield lambda step: contextlib.nullcontext()
         return
     profiler, where = tf.profiler.experimental, folder / runs.TENSORBOARD
-    running = False
+    running = done = False
 
     def stop() -> None:
-        nonlocal running
-        running = False
+        nonlocal running, done
+        running, done = False, True
         tf.test.experimental.sync_devices()
         profiler.stop()
-        click.echo(f"profile of {len(PROFILED)} steps: tensorboard --logdir {where} (with tensorboard-plugin-profile)")
+        click.echo(
+            f"profile of {len(PROFILED)} steps: tensorboard --logdir {where} "
+            "(with tensorboard-plugin-profile)"
+        )
 
     @contextlib.contextmanager
     def traced(step: int) -> Iterator[None]:
@@ -96,6 +99,8 @@ def profile(folder: Path | None, first_step: int) -> Iterator[Callable]:
     finally:
         if running:
             stop()
+        elif not done:
+            click.echo(f"no profile: the run ended before step {first_step + PROFILED.start}")
 
 
 def _drawn(draw: Callable, *what, **options) -> np.ndarray:
