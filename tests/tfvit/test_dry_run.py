@@ -27,7 +27,7 @@ def small():
 # parameters and multiply-adds as papers and timm's table of results have them
 @pytest.mark.parametrize(
     "name, millions, giga",
-    [("vit-ti/16", 5.72, 1.26), ("vit-b/16", 86.57, 17.58), ("bit-r50x1", 25.55, 4.1)],
+    [("vit-b/16", 86.57, 17.58), ("bit-r50x1", 25.55, 4.1)],
 )
 def test_the_published_cost_of_a_forward_pass(name, millions, giga):
     found = dry_run(architecture.named(name, 1000, 224))
