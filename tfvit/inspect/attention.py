@@ -17,10 +17,19 @@ def attentions(model: Model, images: tf.Tensor) -> Iterator[np.ndarray]:
 
     images: normalised float32 [b, height, width, 3].
     """
-    names = [f"block_{i}" for i in range(model.architecture.depth)]
-    inputs = [model.get_layer(f"{name}/norm_1").output for name in names]
-    for name, x in zip(names, keras.Model(model.input, inputs)(images)):
-        yield _attention(model, f"{name}/attention", x, x)
+    *inputs, _ = streams(model, images)
+    for i, x in enumerate(inputs):
+        y = _norm(model, f"block_{i}/norm_1", x)
+        yield _attention(model, f"block_{i}/attention", y, y)
+
+
+def streams(model: Model, images: tf.Tensor) -> list[tf.Tensor]:
+    """What enters each block, first to last, and what leaves the last: [b, n, d] each."""
+    names = [f"block_{i}" for i in range(model.architecture.depth)] + ["norm"]
+    first = {}  # layer of each part of the model
+    for layer in model.layers:
+        first.setdefault(layer.name.split("/")[0], layer)
+    return keras.Model(model.input, [first[name].input for name in names])(images)
 
 
 def rollout(maps: Iterable[np.ndarray]) -> np.ndarray:
@@ -66,6 +75,15 @@ def _reader(model: Model, images: tf.Tensor) -> np.ndarray:
     read = slice(arch.prefix_tokens, None) if arch.pooling == "gap" else slice(arch.class_tokens)
     share[read] = 1 / len(share[read])
     return np.broadcast_to(share, (len(images), 1, arch.tokens))
+
+
+def _norm(model: Model, name: str, x: tf.Tensor) -> tf.Tensor:
+    """LayerNorm by the weights of a layer: [b, n, d] -> float32 [b, n, d]."""
+    weights, x = named_weights(model), tf.cast(x, tf.float32)
+    mean, variance = tf.nn.moments(x, [-1], keepdims=True)
+    gamma, beta = weights[f"{name}/gamma"], weights[f"{name}/beta"]
+    epsilon = model.architecture.layer_norm_epsilon
+    return tf.nn.batch_normalization(x, mean, variance, beta, gamma, epsilon)
 
 
 def _attention(model: Model, name: str, queries: tf.Tensor, x: tf.Tensor) -> np.ndarray:
