@@ -9,17 +9,24 @@ best/ last/     checkpoint folders; last/ also holds the optimizer's state
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
+import numpy as np
+
 from edge_demo.errors import UserError
-from tfvit.files import atomic_file
+from tfvit.files import atomic_file, decoding
 
 RUN, METRICS, CURVES, TENSORBOARD = "run.json", "metrics.jsonl", "curves.png", "tensorboard"
 BEST, LAST = "best", "last"
+NOT_DRAWN = ("step", "phase", "seconds")  # of a row: TensorBoard knows step and time by itself
 
 
 class MetricsLog:
-    """metrics.jsonl, mirrored to TensorBoard, without the rows after the step that a run resumes at."""
+    """metrics.jsonl, mirrored to TensorBoard, without the rows after the step that a run resumes at.
+
+    Every row gets `seconds`, the time the run has taken so far, counted on where it is resumed.
+    """
 
     def __init__(self, folder: Path, step: int) -> None:
         import tensorflow as tf
@@ -28,12 +35,14 @@ class MetricsLog:
         self.rows = [row for row in read_metrics(folder) if row["step"] <= step]
         with atomic_file(self.path) as temporary:
             temporary.write_text("".join(_line(row) for row in self.rows), "utf-8")
+        self._began = time.monotonic() - (self.rows[-1].get("seconds", 0) if self.rows else 0)
         self._writer = tf.summary.create_file_writer(str(folder / TENSORBOARD))
 
     def add(self, row: dict) -> None:
         """Appends a row: {"step": ..., "phase": "train" or "eval", then numbers}."""
         import tensorflow as tf
 
+        row = {**row, "seconds": round(time.monotonic() - self._began, 3)}
         self.rows.append(row)
         try:
             with open(self.path, "a", encoding="utf-8") as file:
@@ -42,20 +51,35 @@ class MetricsLog:
             raise UserError(f"{self.path}: not written ({error.strerror})") from None
         with self._writer.as_default(step=row["step"]):
             for name, value in row.items():
-                if name not in ("step", "phase") and value is not None:
+                if name not in NOT_DRAWN and value is not None:
                     tf.summary.scalar(f"{row['phase']}/{name}", value)
+        self._writer.flush()
+
+    def add_image(self, step: int, name: str, image: np.ndarray) -> None:
+        """Shows a picture, uint8 [height, width, 3], in TensorBoard under a name."""
+        import tensorflow as tf
+
+        with self._writer.as_default(step=step):
+            tf.summary.image(name, image[np.newaxis])
         self._writer.flush()
 
 
 def read_metrics(folder: Path) -> list[dict]:
-    """The rows of metrics.jsonl, but for a last line that a killed process left unfinished."""
+    """The rows of metrics.jsonl, but for a last line that a killed process left unfinished.
+
+    Empty if there is no file yet; UserError if it holds something else.
+    """
     rows = []
     path = folder / METRICS
-    for line in path.read_text("utf-8").splitlines() if path.exists() else []:
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
+    with decoding(path):
+        for line in path.read_text("utf-8").splitlines() if path.exists() else []:
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError:
+                break
+            if not {"step", "phase"} <= row.keys():
+                raise ValueError("a row without step or phase")
+            rows.append(row)
     return rows
 
 
