@@ -4,6 +4,8 @@ run.json        model, data and recipe: what `--resume` goes by
 metrics.jsonl   one line per evaluation and per logged stretch of training
 curves.png      the same as a picture; tensorboard/ the same for TensorBoard
 best/ last/     checkpoint folders; last/ also holds the optimizer's state
+last.previous/  the one before, should last/ be damaged
+workers/        logs of the other workers of `tfvit launch`
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from edge_demo.errors import UserError
 from tfvit.files import atomic_file
 
 RUN, METRICS, CURVES, TENSORBOARD = "run.json", "metrics.jsonl", "curves.png", "tensorboard"
-BEST, LAST = "best", "last"
+BEST, LAST, PREVIOUS, WORKERS = "best", "last", "last.previous", "workers"
 
 
 class MetricsLog:
