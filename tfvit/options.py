@@ -8,6 +8,7 @@ import importlib.util
 import inspect
 import os
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -38,7 +39,10 @@ def need(extra: str) -> None:
             raise UserError(f"needs {module}: pip install 'tfvit[{extra}]'")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with quiet():
-        importlib.import_module("tensorflow")
+        logger = importlib.import_module("tensorflow").get_logger()
+        for handler in logger.handlers:  # else they keep the silenced output, which is closed then
+            handler.setStream(sys.__stderr__)
+        logger.setLevel("ERROR")
 
 
 class ImageSize(click.ParamType):

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfvit.exit_codes import INTERRUPTED, PREEMPTED
-from tfvit.strategies import everyones
+from tfvit.strategies import everyones, is_multiworker
 
 AGREE_EVERY = 10  # steps; of several workers
 EXIT_CODES = {signal.SIGTERM: PREEMPTED, signal.SIGINT: INTERRUPTED}
@@ -42,7 +42,7 @@ class Preemption:
         To be asked after every step, on every worker.
         """
         requested = self.requested
-        if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        if is_multiworker(strategy):
             if step % AGREE_EVERY:
                 return 0
             requested = int(np.max(everyones(strategy, requested)))

@@ -23,20 +23,26 @@ BEST, LAST, PREVIOUS, WORKERS = "best", "last", "last.previous", "workers"
 class MetricsLog:
     """metrics.jsonl, mirrored to TensorBoard, without the rows after the step that a run resumes at."""
 
-    def __init__(self, folder: Path, step: int) -> None:
-        import tensorflow as tf
-
+    def __init__(self, folder: Path, step: int, *, writes: bool = True) -> None:
+        """writes: False for workers other than the chief, who only keep the rows."""
+        self._writes = writes
         self.path = folder / METRICS
         self.rows = [row for row in read_metrics(folder) if row["step"] <= step]
+        if not writes:
+            return
+        import tensorflow as tf
+
         with atomic_file(self.path) as temporary:
             temporary.write_text("".join(_line(row) for row in self.rows), "utf-8")
         self._writer = tf.summary.create_file_writer(str(folder / TENSORBOARD))
 
     def add(self, row: dict) -> None:
         """Appends a row: {"step": ..., "phase": "train" or "eval", then numbers}."""
+        self.rows.append(row)
+        if not self._writes:
+            return
         import tensorflow as tf
 
-        self.rows.append(row)
         try:
             with open(self.path, "a", encoding="utf-8") as file:
                 file.write(_line(row))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ import tensorflow as tf
 from edge_demo.errors import UserError
 from tfvit import cluster as clusters
 from tfvit.cluster import Devices
-from tfvit.exit_codes import LostWorker
+from tfvit.exit_codes import LostWorker, Stopped
 from tfvit.peers import Watch, answers
 
 TPU_ANSWER = 60.0  # seconds in which a TPU has to be found
@@ -107,8 +108,14 @@ def opened(devices: Devices) -> Iterator[tf.distribute.Strategy]:
     watch = Watch(devices.cluster)
     try:
         strategy = STRATEGIES[devices.strategy](devices)
-        yield strategy
+        stopped = None
+        try:
+            yield strategy
+        except Stopped as error:
+            stopped = error
         everyones(strategy, 0)  # the others need this one until they are done, too
+        if stopped:
+            raise stopped
     except LOSSES as error:
         if devices.cluster.count == 1:
             raise
@@ -118,14 +125,40 @@ def opened(devices: Devices) -> Iterator[tf.distribute.Strategy]:
         watch.stop()
 
 
-def everyones(strategy: tf.distribute.Strategy, value: int) -> np.ndarray:
-    """A number of each worker, int64, at least one for each; all workers have to ask."""
-    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
-        return np.array([value], np.int64)
-    mine = strategy.experimental_distribute_values_from_function(
-        lambda context: tf.constant([value], tf.int64)
-    )
-    return strategy.gather(mine, axis=0).numpy()
+def everyones(strategy: tf.distribute.Strategy, value: int | np.ndarray) -> np.ndarray:
+    """The numbers of all workers behind each other, int64, once for each replica; all have to ask."""
+    mine = np.atleast_1d(np.asarray(value, np.int64))
+    return _gather(strategy)(tf.constant(mine)).numpy() if is_multiworker(strategy) else mine
+
+
+def is_multiworker(strategy: tf.distribute.Strategy) -> bool:
+    """Whether other processes take part."""
+    return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+
+
+@functools.cache
+def _gather(strategy: tf.distribute.Strategy) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Compiled once: gathering is traced anew otherwise, each time."""
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.int64)])
+    def gather(mine: tf.Tensor) -> tf.Tensor:
+        return strategy.gather(strategy.run(tf.identity, args=(mine,)), axis=0)
+
+    return gather
+
+
+def from_chief(strategy: tf.distribute.Strategy, text: str | None) -> str:
+    """The chief's text, on all workers; text: None on the others."""
+    data = [] if text is None else list(text.encode())
+    told = everyones(strategy, [len(data), *data] if text is not None else [])
+    return bytes(told[1 : 1 + told[0]].tolist()).decode()
+
+
+def same(strategy: tf.distribute.Strategy, value: int, what: str) -> None:
+    """UserError if a number is not the same on all workers; what: its name."""
+    values = everyones(strategy, value)
+    if len(set(values.tolist())) > 1:
+        raise UserError(f"{what} differs between the workers: do all of them see the same storage?")
 
 
 def _reason(error: BaseException) -> str:

@@ -19,17 +19,19 @@ import tf_keras as keras
 
 from edge_demo.errors import UserError
 from edge_demo.preprocess import PreprocessSpec
-from tfvit import architecture, checkpoint, optimizer, plots, runs, transfer
+from tfvit import architecture, checkpoint, optimizer, plots, runs, saving, strategies, transfer
 from tfvit.architecture import Architecture
+from tfvit.cluster import Cluster
 from tfvit.data import DataOptions, Source, pipeline
 from tfvit.evaluate import classification
-from tfvit.files import recover, write_json
+from tfvit.exit_codes import Diverged, Stopped
+from tfvit.files import write_json
 from tfvit.layers import dropout_seed
 from tfvit.model import build
+from tfvit.preemption import Preemption
 from tfvit.preprocess import normalise
 from tfvit.progress import progress
 from tfvit.recipes import DTYPES, Recipe
-from tfvit.strategies import STRATEGIES
 
 LOG_EVERY = 50  # steps of training between two rows of metrics
 
@@ -79,7 +81,9 @@ def train(
     folder: Path,
     *,
     resume: bool = False,
-    strategy: str = "auto",
+    strategy: tf.distribute.Strategy | None = None,
+    cluster: Cluster = Cluster(),
+    checkpoint_every: float | None = None,
     xla: bool | None = None,
     say: Callable[[str], None] = click.echo,
 ) -> pipeline.Unreadable:
@@ -87,10 +91,13 @@ def train(
 
     source: `open_source(run.data, prefer="val")`.
     resume: go on from folder/last where it exists.
+    strategy: of `strategies.opened`; None is one device. cluster: its workers.
+    checkpoint_every: seconds between checkpoints; None takes them at evaluations alone.
     xla: compile forward and backward pass with XLA; None does so where there is a GPU.
-    Raises UserError if the loss stops being a number, or the disk refuses.
+    Raises Diverged if the loss stops being a number, Stopped after a signal, UserError if the disk
+    refuses.
     """
-    recipe, strategy = run.recipe, STRATEGIES[strategy]()
+    recipe, strategy = run.recipe, strategy or tf.distribute.get_strategy()
     if recipe.batch_size % strategy.num_replicas_in_sync:
         raise UserError(
             f"batch size {recipe.batch_size} does not divide over "
@@ -98,19 +105,28 @@ def train(
         )
     with strategy.scope():
         model, adamw = _build(run, source.labels)
-    start = _start(run, model, adamw, folder, resume, say)
-    log = runs.MetricsLog(folder, start)
+    saved = saving.newest(folder, say) if resume else None
+    start = _start(run, model, adamw, folder, saved, cluster, say)
+    strategies.same(strategy, start, f"the step to go on from in {folder}")
+    log = runs.MetricsLog(folder, start, writes=cluster.is_chief)
     unreadable: pipeline.Unreadable = {}
-    batches = pipeline.train_batches(
-        source.train,
-        run.preprocess,
-        recipe.batch_size,
-        augmentation=recipe.augmentation,
-        seed=recipe.seed,
-        start_step=start,
-        unreadable=unreadable,
-    )
-    batches = iter(strategy.experimental_distribute_dataset(batches))
+
+    def batches_of(context: tf.distribute.InputContext) -> tf.data.Dataset:
+        batches = pipeline.train_batches(
+            source.train,
+            run.preprocess,
+            recipe.batch_size,
+            augmentation=recipe.augmentation,
+            seed=recipe.seed,
+            start_step=start,
+            unreadable=unreadable,
+        )
+        share = recipe.batch_size // context.num_input_pipelines
+        first = context.input_pipeline_id * share
+        batches = batches.map(lambda b: {k: x[first : first + share] for k, x in b.items()})
+        return batches.rebatch(recipe.batch_size // context.num_replicas_in_sync)
+
+    batches = iter(strategy.distribute_datasets_from_function(batches_of))
     step_function = make_train_step(model, adamw, recipe, strategy, xla)
     forward = classification.forward_function(model, strategy)
     size = recipe.batch_size
@@ -127,9 +143,7 @@ def train(
         is_best = not before or scores.top1 > max(before)
         provenance = _provenance(run, step, scores.headline())
         model.card = dataclasses.replace(model.card, provenance=provenance)
-        if is_best:  # before the last one: resuming from that, the best must be there
-            checkpoint.save(model, folder / runs.BEST)
-        checkpoint.save(model, folder / runs.LAST, optimizer.state(adamw))
+        saver.save(model, state, best=is_best)
         say(
             f"step {step:>6}  epoch {step * size / source.train.size:6.1f}  "
             f"loss {row['loss']:.4f}  train {100 * row['top1']:5.1f} %  "
@@ -137,27 +151,53 @@ def train(
             f"{row['images_per_second']:6.0f} images/s"
         )
 
+    def state() -> dict[str, np.ndarray]:
+        return optimizer.state(adamw)
+
     pending, began = [], time.perf_counter()
-    with progress(recipe.steps * size, "training", "img", start * size) as bar:
+    with (
+        progress(recipe.steps * size, "training", "img", start * size) as bar,
+        Preemption() as preemption,
+        saving.Saver(
+            folder,
+            writes=cluster.is_chief,
+            every=checkpoint_every,
+            keep=saved is None or saved.is_newest,
+        ) as saver,
+    ):
         for step in range(start + 1, recipe.steps + 1):
             pending.append(step_function(next(batches), tf.constant(step)))
             bar.update(size)
             is_evaluation = step % recipe.eval_every == 0 or step == recipe.steps
-            if not is_evaluation and len(pending) < LOG_EVERY:
+            stop = preemption.after(step, strategy)
+            if not is_evaluation and not stop and step % LOG_EVERY:
                 continue
             row = _train_row(step, pending, size, began)
             log.add(row)
             bar.set_postfix(loss=f"{row['loss']:.3f}", refresh=False)
             if not math.isfinite(row["loss"]):
-                raise UserError(
+                raise Diverged(
                     f"the loss is {row['loss']} at step {step}; try a lower --lr "
                     f"(the last good checkpoint is {folder / runs.LAST})"
                 )
             if is_evaluation:
                 bar.clear()
                 evaluate(step, row)
+            elif stop or saver.due:
+                model.card = dataclasses.replace(
+                    model.card, provenance=_provenance(run, step, {})
+                )
+                saver.save(model, state)
+            if stop:
+                saver.wait()
+                raise Stopped(
+                    f"stopped after step {step} of {recipe.steps}, all saved; "
+                    f"go on with: tfvit train --out {folder} --resume",
+                    stop,
+                )
             pending, began = [], time.perf_counter()
-    plots.curves(log.rows, folder / runs.CURVES, f"{run.architecture.name} on {run.data.data}")
+    if cluster.is_chief:
+        plots.curves(log.rows, folder / runs.CURVES, f"{run.architecture.name} on {run.data.data}")
     return unreadable
 
 
@@ -236,22 +276,27 @@ def _build(run: Run, labels: tuple[str, ...]):
     return model, adamw
 
 
-def _start(run: Run, model, adamw, folder: Path, resume: bool, say: Callable[[str], None]) -> int:
+def _start(
+    run: Run,
+    model,
+    adamw,
+    folder: Path,
+    saved: saving.Saved | None,
+    cluster: Cluster,
+    say: Callable[[str], None],
+) -> int:
     """Fills the model from where the run starts and returns the number of steps already done."""
-    last = folder / runs.LAST
-    recover(last)
-    if resume and last.is_dir():
-        config = checkpoint.read_config(last)
-        checkpoint.assign(model, checkpoint.read_weights(last, config), str(last))
-        optimizer.restore(adamw, checkpoint.read_tensors(last / checkpoint.OPTIMIZER))
-        step = config["provenance"]["step"]
-        say(f"resuming after step {step} of {run.recipe.steps}")
-        return step
+    if saved:
+        checkpoint.assign(model, saved.weights, str(folder))
+        optimizer.restore(adamw, saved.state)
+        say(f"resuming after step {saved.step} of {run.recipe.steps}")
+        return saved.step
     if run.init:
         say(f"from {run.init}:")
         for line in transfer.initialise(model, run.init).lines():
             say(line)
-    write_json(folder / runs.RUN, run.to_json())
+    if cluster.is_chief:
+        write_json(folder / runs.RUN, run.to_json())
     return 0
 
 
