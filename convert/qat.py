@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Mapping
 import numpy as np
 import tensorflow as tf
 import tensorflow_model_optimization as tfmot
-import tf_keras as keras
 
 from convert import edge_graph, sites
 from convert.edge_graph import Quantize
@@ -20,7 +19,8 @@ from convert.schemes import BLOCK, Scheme, blockwise
 from convert.sites import Range
 from edge_demo.errors import UserError
 from tfvit.architecture import Architecture
-from tfvit.optimizer import WarmupCosine
+from tfvit.optimizer import Optimizer
+from tfvit.recipe import Recipe
 
 quantizers = tfmot.quantization.keras.quantizers
 SHARE = 0.9999  # of the values that a percentile keeps within its range, at either end
@@ -248,31 +248,35 @@ def finetune(
     start = trainable(weights, arch, scheme, ranges)
     with strategy.scope():
         units = {name: tf.Variable(unit, name=name) for name, (unit, _) in start.items()}
-        schedule = WarmupCosine(learning_rate, steps // 10, steps)
-        adam = keras.optimizers.Adam(schedule, jit_compile=False)
-        adam.build(list(units.values()))
+        recipe = Recipe(
+            steps=steps,
+            warmup_steps=steps // 10,
+            learning_rate=learning_rate,
+            optimizer="adam",
+            weight_decay=0.0,
+        )
+        adam = Optimizer(recipe, units)
     forward_backward = tf.function(
         make_forward_backward(weights, arch, scheme, ranges), jit_compile=xla
     )
 
-    def replica_step(pixels: tf.Tensor) -> tf.Tensor:
+    def replica_step(pixels: tf.Tensor, number: tf.Tensor) -> tf.Tensor:
         loss, gradients = forward_backward(
             pixels, {name: unit.value() for name, unit in units.items()}
         )
         replica = tf.distribute.get_replica_context()
         gradients = replica.all_reduce(tf.distribute.ReduceOp.MEAN, gradients)
-        gradients, _ = tf.clip_by_global_norm([gradients[name] for name in units], 1.0)
-        adam.apply_gradients(zip(gradients, units.values()), skip_gradients_aggregation=True)
+        adam.apply([gradients[name] for name in units], number)
         return loss
 
     @tf.function
-    def step(pixels: tf.Tensor) -> tf.Tensor:
-        loss = strategy.run(replica_step, args=(pixels,))
+    def step(pixels: tf.Tensor, number: tf.Tensor) -> tf.Tensor:
+        loss = strategy.run(replica_step, args=(pixels, number))
         return strategy.reduce(tf.distribute.ReduceOp.MEAN, loss, None)
 
     losses = []
-    for _, pixels in zip(range(steps), batches):
-        losses.append(float(step(pixels)))
+    for number, pixels in zip(range(steps), batches):
+        losses.append(float(step(pixels, tf.constant(number))))
         if not np.isfinite(losses[-1]):
             raise UserError(f"quantization-aware loss is {losses[-1]}; try a lower --qat-lr")
         advance(losses[-1])

@@ -90,7 +90,9 @@ def devices(
     if strategy == "multiworker" and not named:
         raise UserError("--strategy multiworker needs --workers and --worker-index, or TF_CONFIG")
     if named and strategy not in ("auto", "multiworker"):
-        raise UserError(f"--strategy {strategy} is for one process; TF_CONFIG or --workers name more")
+        raise UserError(
+            f"--strategy {strategy} is for one process; TF_CONFIG or --workers name more"
+        )
     if strategy not in ("auto", "tpu") and tpu:
         raise UserError(f"--strategy {strategy} does not use --tpu {tpu}")
     return Devices(strategy, cluster, tpu, tpu_zone, tpu_project)
@@ -107,7 +109,9 @@ def _from_tf_config() -> Cluster:
         if not jobs:
             return Cluster()
         if set(jobs) - set(JOBS) or task["type"] not in jobs:
-            raise UserError(f"{TF_CONFIG}: only the jobs {' and '.join(JOBS)} take part in training")
+            raise UserError(
+                f"{TF_CONFIG}: only the jobs {' and '.join(JOBS)} take part in training"
+            )
         before = len(jobs.get("chief", ())) if task["type"] == "worker" else 0
         addresses = tuple(address for job in JOBS for address in jobs.get(job, ()))
         return Cluster(addresses, before + int(task["index"]))

@@ -136,8 +136,12 @@ def strategy_option(summary: str) -> Callable:
                     metavar="HOST:PORT,...",
                     help="Addresses of all workers, instead of TF_CONFIG.",
                 ),
-                click.option("--worker-index", type=click.IntRange(0), help="Which of them this is."),
-                click.option("--tpu", metavar="NAME", help="A TPU by name, grpc://HOST:PORT, or local."),
+                click.option(
+                    "--worker-index", type=click.IntRange(0), help="Which of them this is."
+                ),
+                click.option(
+                    "--tpu", metavar="NAME", help="A TPU by name, grpc://HOST:PORT, or local."
+                ),
                 click.option("--tpu-zone", metavar="ZONE"),
                 click.option("--tpu-project", metavar="PROJECT"),
             )
@@ -148,17 +152,19 @@ def strategy_option(summary: str) -> Callable:
     return decorate
 
 
-def seed_option() -> Callable:
+def seed_option(default: int | None = 0) -> Callable:
     """Adds --seed to a command."""
-    return click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True)
+    kind = click.IntRange(0, 2**31 - 1)
+    return click.option("--seed", type=kind, default=default, show_default=default is not None)
 
 
-def table(rows: list[list[str]], header: list[str]) -> str:
-    """Rows of text as a table; the first column left, the others right."""
+def table(rows: list[list[str]], header: list[str], left: int = 1) -> str:
+    """Rows of text as a table; the first `left` columns left, the others right."""
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
 
     def line(row: list[str]) -> str:
-        cells = [row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:]))]
+        sides = [str.ljust] * left + [str.rjust] * (len(row) - left)
+        cells = [side(cell, width) for side, cell, width in zip(sides, row, widths)]
         return "  ".join(cells).rstrip()
 
     return "\n".join([line(header), "  ".join("-" * w for w in widths), *map(line, rows)])

@@ -19,9 +19,9 @@ THREAD = "checkpoint"  # name of the thread that writes
 
 
 class Saver:
-    """Writes a run's checkpoints in the background, one at a time; used as a context, which waits.
+    """Writes a run's checkpoints in the background, one at a time; its context waits for the last.
 
-    What goes wrong there is raised by the next call, and at the end of the context.
+    What goes wrong there is raised by the next call, or at the end of the context.
     """
 
     def __init__(
@@ -54,18 +54,17 @@ class Saver:
             and time.monotonic() - self._saved >= self._every
         )
 
-    def save(self, model, state: Callable[[], dict[str, np.ndarray]], *, best: bool = False) -> None:
-        """Copies the model and what resuming needs beside it, and has the copies written to last/.
+    def save(self, last: Snapshot, best: Snapshot | None = None) -> None:
+        """Has snapshots written: to best/, if one is given, and then to last/.
 
-        What was in last/ becomes last.previous/. best: to best/ as well, and before: resuming from
-        last/, the best must be there. Raises UserError if the write before failed.
+        In that order, since where a run resumes the best must be there. What was in last/ becomes
+        last.previous/. Raises UserError if the write before failed.
         """
         self.wait()
         if not self._writes:
             return
-        snapshot = checkpoint.snapshot(model, state())
         self._thread = threading.Thread(
-            target=self._write, args=(snapshot, best), name=THREAD, daemon=True
+            target=self._write, args=(last, best), name=THREAD, daemon=True
         )
         self._thread.start()
         self._saved = time.monotonic()
@@ -79,13 +78,12 @@ class Saver:
             error, self._error = self._error, None
             raise error
 
-    def _write(self, snapshot: Snapshot, best: bool) -> None:
+    def _write(self, last: Snapshot, best: Snapshot | None) -> None:
         try:
             if best:
-                weights_alone = dataclasses.replace(snapshot, state=None)
-                checkpoint.write(weights_alone, self._run / runs.BEST)
+                checkpoint.write(best, self._run / runs.BEST)
             previous = self._run / runs.PREVIOUS if self._keep else None
-            checkpoint.write(snapshot, self._run / runs.LAST, previous)
+            checkpoint.write(last, self._run / runs.LAST, previous)
             self._keep = True
         except BaseException as error:  # noqa: BLE001 raised where somebody sees it
             self._error = error

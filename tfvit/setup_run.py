@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from pathlib import Path
 
 import click
 
 from edge_demo.errors import UserError
 from edge_demo.preprocess import PreprocessSpec
-from tfvit import architecture, checkpoint, interop
+from tfvit import architecture, checkpoint, interop, recipes
 from tfvit.data import DataOptions, Source
-from tfvit.data.augment import Augmentation
 from tfvit.interop import recognise
-from tfvit.recipes import Recipe
-from tfvit.train import Run
+from tfvit.recipe import Recipe
+from tfvit.run import Run
 
 DEFAULT_MODEL, DEFAULT_SIZE = "vit-ti/16", (224, 224)
 INIT = "init"  # in the folder of a run: what it started from, if that was another library's
-FEWEST_EVALUATIONS = 20  # of a run whose epochs are shorter than that
+# options of the command line that a field of the recipe has another name for
+OPTIONS = {"lr": "learning_rate", "warmup": "warmup_steps", "clip": "clip_norm"}
 
 
 def data_of(options: dict) -> DataOptions:
@@ -28,36 +27,58 @@ def data_of(options: dict) -> DataOptions:
     return DataOptions(**{name: options[name] for name in names})
 
 
-def new_run(options: dict, source: Source, out: Path) -> Run:
+def new_run(options: dict, source: Source | None, out: Path) -> Run:
     """The Run that the options of `tfvit train` describe, every default resolved.
 
+    source: None leaves the numbers of steps and classes open, for a look at the recipe.
     out: folder of the run. A model of another library to start from is kept there as a checkpoint.
     Raises UserError for values that do not fit each other, the data or the checkpoint of --init.
     """
-    if source.train is None:
+    if source is not None and source.train is None:
         raise UserError(f"{source.name}: no training split; choose --train-split")
+    row = recipes.named(options["recipe"] or default_recipe(options))
+    recipe, changes = recipe_of(options, row)
     init = str(_checkpoint(Path(options["init"]), out)) if options["init"] else None
-    arch, spec = _model(options, init, len(source.labels))
-    batch = options["batch_size"]
-    epoch = source.train.size / batch
-    steps = options["steps"] or max(1, round(options["epochs"] * epoch))
-    rate = options["lr"] or (1e-4 if options["init"] else 1e-3)
-    warmup = options["warmup"] if options["warmup"] is not None else steps // 10
-    every = options["eval_every"] or max(1, round(epoch), math.ceil(steps / FEWEST_EVALUATIONS))
-    recipe = Recipe(
-        steps=steps,
-        warmup_steps=warmup,
-        batch_size=batch,
-        eval_every=min(every, steps),
-        learning_rate=rate,
-        weight_decay=options["weight_decay"],
-        clip_norm=options["clip"] or None,
-        label_smoothing=options["label_smoothing"],
-        augmentation=Augmentation(options["crop_min_area"], options["flip"]),
-        dtype=options["dtype"],
-        seed=options["seed"],
+    arch, spec = _model(options, row, changes, init, len(source.labels))
+    return Run(arch, spec, data_of(options), recipe.resolved(source.train.size), init, options)
+
+
+def default_recipe(options: dict) -> str:
+    """The name of the recipe where none is asked for."""
+    return recipes.FINETUNE if options["init"] else recipes.SCRATCH
+
+
+def recipe_of(options: dict, row: recipes.Named) -> tuple[Recipe, dict]:
+    """A row's recipe with what the command line changes of it, and the changes to the architecture.
+
+    Raises UserError for a value that no recipe can have.
+    """
+    own, views = (
+        {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        for value in (row.recipe, row.recipe.augmentation)
     )
-    return Run(arch, spec, data_of(options), recipe, init, options)
+    given = {OPTIONS.get(k, k): v for k, v in options.items() if v is not None}
+    for key, value in options["settings"]:
+        is_text = isinstance((own | views).get(key), str)
+        given[key] = None if value == "none" and not is_text else value
+    of_recipe = {k: v for k, v in given.items() if k in own} | _length(given)
+    if of_recipe.get("clip_norm") == 0:
+        of_recipe["clip_norm"] = None
+    of_recipe["augmentation"] = dataclasses.replace(
+        row.recipe.augmentation, **{k: v for k, v in given.items() if k in views}
+    )
+    changes = {k: v for k, v in options["settings"] if k not in own | views}
+    for field in ("pooling", "dropout", "stochastic_depth"):
+        if options[field] is not None:
+            changes[field] = options[field]
+    return dataclasses.replace(row.recipe, **of_recipe), changes
+
+
+def _length(given: dict) -> dict:
+    """--steps instead of the recipe's epochs, or the other way round."""
+    if "steps" in given:
+        return {"steps": given["steps"], "epochs": None}
+    return {"epochs": float(given["epochs"]), "steps": None} if "epochs" in given else {}
 
 
 def _checkpoint(path: Path, out: Path) -> Path:
@@ -74,14 +95,11 @@ def _checkpoint(path: Path, out: Path) -> Path:
 
 
 def _model(
-    options: dict, init: str | None, classes: int
+    options: dict, row: recipes.Named, changes: dict, init: str | None, classes: int
 ) -> tuple[architecture.Architecture, PreprocessSpec]:
     """The architecture and its preprocessing: named, or after the checkpoint of --init."""
-    changes = dict(options["settings"])
-    for field in ("pooling", "dropout", "stochastic_depth"):
-        if options[field]:
-            changes[field] = options[field]
-    size, name = options["image_size"], options["model"]
+    name = options["model"]
+    size = options["image_size"] or (row.image_size and (row.image_size, row.image_size))
     spec = PreprocessSpec(*(size or DEFAULT_SIZE))
     if init:
         config = checkpoint.read_config(init)
@@ -94,9 +112,19 @@ def _model(
             values |= {"num_classes": classes, "image_size": size}
             if "patch_size" in changes:
                 values["name"] = f"{values['name'].rpartition('/')[0]}/{changes['patch_size']}"
-            return architecture.from_json(values | changes), _resize(spec, options)
-    arch = architecture.named(name or DEFAULT_MODEL, classes, size or DEFAULT_SIZE, **changes)
+            return architecture.from_json(values | _known(row.changes, values) | changes), _resize(
+                spec, options
+            )
+    name = name or row.model or DEFAULT_MODEL
+    if name.lower() not in architecture.RESNETS:
+        changes = row.changes | changes
+    arch = architecture.named(name, classes, size or DEFAULT_SIZE, **changes)
     return arch, _resize(spec, options)
+
+
+def _known(changes: dict, values: dict) -> dict:
+    """The changes that this family of models has fields for."""
+    return {field: value for field, value in changes.items() if field in values}
 
 
 def _resize(spec: PreprocessSpec, options: dict) -> PreprocessSpec:

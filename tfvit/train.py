@@ -6,10 +6,11 @@ running mean is open; so a run that was killed and resumed ends as one that was 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
@@ -18,61 +19,22 @@ import tensorflow as tf
 import tf_keras as keras
 
 from edge_demo.errors import UserError
-from edge_demo.preprocess import PreprocessSpec
-from tfvit import architecture, checkpoint, optimizer, plots, runs, saving, strategies, transfer
-from tfvit.architecture import Architecture
+from tfvit import checkpoint, plots, runs, saving, strategies, transfer
 from tfvit.cluster import Cluster
-from tfvit.data import DataOptions, Source, pipeline
+from tfvit.data import Source, pipeline
 from tfvit.evaluate import classification
 from tfvit.exit_codes import Diverged, Stopped
 from tfvit.files import write_json
-from tfvit.layers import dropout_seed
-from tfvit.model import build
+from tfvit.model import Model, build, named_weights
+from tfvit.optimizer import Optimizer
 from tfvit.preemption import Preemption
-from tfvit.preprocess import normalise
 from tfvit.progress import progress
-from tfvit.recipes import DTYPES, Recipe
+from tfvit.recipe import DTYPES
+from tfvit.run import Run
+from tfvit.step import make_train_step
 
 LOG_EVERY = 50  # steps of training between two rows of metrics
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """A training run, complete: the same value gives the same weights on the same machine.
-
-    architecture, preprocess: of the model that is trained. init: a checkpoint folder to start from.
-    options: what the command line said, for `--resume` to compare.
-    """
-
-    architecture: Architecture
-    preprocess: PreprocessSpec
-    data: DataOptions
-    recipe: Recipe
-    init: str | None = None
-    options: dict = dataclasses.field(default_factory=dict)
-
-    def to_json(self) -> dict:
-        """A dictionary of JSON types; `from_json` is its inverse."""
-        return {
-            "architecture": self.architecture.to_json(),
-            "preprocess": self.preprocess.to_json(),
-            "data": dataclasses.asdict(self.data),
-            "recipe": self.recipe.to_json(),
-            "init": self.init,
-            "options": self.options,
-        }
-
-    @classmethod
-    def from_json(cls, values: dict) -> Run:
-        """A run from `to_json`'s dictionary."""
-        return cls(
-            architecture.from_json(values["architecture"]),
-            PreprocessSpec.from_json(values["preprocess"]),
-            DataOptions(**values["data"]),
-            Recipe.from_json(values["recipe"]),
-            values["init"],
-            values["options"],
-        )
+TOO_HIGH = 2.0  # times the loss of the first row, or of guessing if that is more
 
 
 def train(
@@ -92,21 +54,20 @@ def train(
     source: `open_source(run.data, prefer="val")`.
     resume: go on from folder/last where it exists.
     strategy: of `strategies.opened`; None is one device. cluster: its workers.
-    checkpoint_every: seconds between checkpoints; None takes them at evaluations alone.
-    xla: compile forward and backward pass with XLA; None does so where there is a GPU.
-    Raises Diverged if the loss stops being a number, Stopped after a signal, UserError if the disk
-    refuses.
+    checkpoint_every: seconds; None writes checkpoints at evaluations alone.
+    xla: compile the step with XLA; None does so where there is a GPU.
+    Raises Stopped after SIGTERM or Ctrl-C, when all is saved; Diverged if the loss stops being a number
+    or grows beyond that of guessing; UserError if the teacher's classes are others, or the disk refuses.
     """
     recipe, strategy = run.recipe, strategy or tf.distribute.get_strategy()
-    if recipe.batch_size % strategy.num_replicas_in_sync:
-        raise UserError(
-            f"batch size {recipe.batch_size} does not divide over "
-            f"{strategy.num_replicas_in_sync} devices"
-        )
+    parts = recipe.accumulate * strategy.num_replicas_in_sync
+    if recipe.batch_size % parts:
+        raise UserError(f"batch size {recipe.batch_size} does not divide into {parts} equal parts")
     with strategy.scope():
-        model, adamw = _build(run, source.labels)
+        model, optimizer = _build(run, source.labels)
+        teacher = _teacher(run, source.labels)
     saved = saving.newest(folder, say) if resume else None
-    start = _start(run, model, adamw, folder, saved, cluster, say)
+    start = _start(run, model, optimizer, folder, saved, cluster, say)
     strategies.same(strategy, start, f"the step to go on from in {folder}")
     log = runs.MetricsLog(folder, start, writes=cluster.is_chief)
     unreadable: pipeline.Unreadable = {}
@@ -124,26 +85,30 @@ def train(
         share = recipe.batch_size // context.num_input_pipelines
         first = context.input_pipeline_id * share
         batches = batches.map(lambda b: {k: x[first : first + share] for k, x in b.items()})
-        return batches.rebatch(recipe.batch_size // context.num_replicas_in_sync)
+        return batches.rebatch(
+            recipe.batch_size // context.num_replicas_in_sync, drop_remainder=True
+        )
 
     batches = iter(strategy.distribute_datasets_from_function(batches_of))
-    step_function = make_train_step(model, adamw, recipe, strategy, xla)
+    step_function = make_train_step(model, optimizer, recipe, strategy, xla, teacher)
     forward = classification.forward_function(model, strategy)
     size = recipe.batch_size
 
     def evaluate(step: int, row: dict) -> None:
         """Scores the held-out split, writes the checkpoints and says how it stands."""
-        predictions = classification.predict(
-            model, source, size, forward=forward, strategy=strategy
-        )
-        unreadable.update(predictions.unreadable)
-        scores = classification.score(predictions, model.labels)
-        before = [r["top1"] for r in log.rows if r["phase"] == "eval"]
-        log.add({"step": step, "phase": "eval", **scores.headline()})
-        is_best = not before or scores.top1 > max(before)
-        provenance = _provenance(run, step, scores.headline())
-        model.card = dataclasses.replace(model.card, provenance=provenance)
-        saver.save(model, state, best=is_best)
+        with averaged(model, optimizer):
+            predictions = classification.predict(
+                model, source, size, forward=forward, strategy=strategy
+            )
+            unreadable.update(predictions.unreadable)
+            scores = classification.score(predictions, model.labels)
+            before = [r["top1"] for r in log.rows if r["phase"] == "eval"]
+            log.add({"step": step, "phase": "eval", **scores.headline()})
+            is_best = not before or scores.top1 > max(before)
+            provenance = run.provenance(step, scores.headline())
+            model.card = dataclasses.replace(model.card, provenance=provenance)
+            best = checkpoint.snapshot(model) if is_best else None
+        saver.save(checkpoint.snapshot(model, optimizer.state()), best)
         say(
             f"step {step:>6}  epoch {step * size / source.train.size:6.1f}  "
             f"loss {row['loss']:.4f}  train {100 * row['top1']:5.1f} %  "
@@ -151,12 +116,8 @@ def train(
             f"{row['images_per_second']:6.0f} images/s"
         )
 
-    def state() -> dict[str, np.ndarray]:
-        return optimizer.state(adamw)
-
     pending, began = [], time.perf_counter()
     with (
-        progress(recipe.steps * size, "training", "img", start * size) as bar,
         Preemption() as preemption,
         saving.Saver(
             folder,
@@ -164,6 +125,7 @@ def train(
             every=checkpoint_every,
             keep=saved is None or saved.is_newest,
         ) as saver,
+        progress(recipe.steps * size, "training", "img", start * size) as bar,
     ):
         for step in range(start + 1, recipe.steps + 1):
             pending.append(step_function(next(batches), tf.constant(step)))
@@ -175,19 +137,13 @@ def train(
             row = _train_row(step, pending, size, began)
             log.add(row)
             bar.set_postfix(loss=f"{row['loss']:.3f}", refresh=False)
-            if not math.isfinite(row["loss"]):
-                raise Diverged(
-                    f"the loss is {row['loss']} at step {step}; try a lower --lr "
-                    f"(the last good checkpoint is {folder / runs.LAST})"
-                )
+            _check_loss(row, log.rows, len(model.labels), folder)
             if is_evaluation:
                 bar.clear()
                 evaluate(step, row)
             elif stop or saver.due:
-                model.card = dataclasses.replace(
-                    model.card, provenance=_provenance(run, step, {})
-                )
-                saver.save(model, state)
+                model.card = dataclasses.replace(model.card, provenance=run.provenance(step, {}))
+                saver.save(checkpoint.snapshot(model, optimizer.state()))
             if stop:
                 saver.wait()
                 raise Stopped(
@@ -197,66 +153,26 @@ def train(
                 )
             pending, began = [], time.perf_counter()
     if cluster.is_chief:
-        plots.curves(log.rows, folder / runs.CURVES, f"{run.architecture.name} on {run.data.data}")
+        curves = folder / runs.CURVES
+        plots.curves(log.rows, curves, f"{run.architecture.name} on {run.data.data}")
     return unreadable
 
 
-def make_train_step(
-    model,
-    adamw,
-    recipe: Recipe,
-    strategy: tf.distribute.Strategy,
-    xla: bool | None = None,
-) -> Callable[[dict, tf.Tensor], dict]:
-    """The compiled function (batch, step number) -> sums and norms of one optimizer step.
-
-    The loss is the mean over the global batch; images with mask 0 count as without gradient.
-    """
-    if xla is None:
-        xla = bool(tf.config.list_logical_devices("GPU"))
-    variables, classes = model.trainable_variables, model.architecture.num_classes
-
-    def forward_backward(batch: dict, seed: tf.Tensor) -> tuple[dict, list[tf.Tensor]]:
-        targets = tf.one_hot(batch["label"], classes)
-        targets = targets * (1 - recipe.label_smoothing) + recipe.label_smoothing / classes
-        with tf.GradientTape() as tape, dropout_seed(seed):
-            logits = model(normalise(batch["pixels"], model.preprocess), training=True)
-            losses = tf.nn.softmax_cross_entropy_with_logits(targets, logits)
-            loss = tf.reduce_sum(losses * batch["mask"]) / recipe.batch_size
-        right = tf.cast(tf.argmax(logits, axis=1) == batch["label"], tf.float32)
-        sums = {
-            "loss": loss * recipe.batch_size,
-            "right": tf.reduce_sum(right * batch["mask"]),
-            "images": tf.reduce_sum(batch["mask"]),
-        }
-        return sums, tape.gradient(loss, variables)
-
-    if xla:
-        forward_backward = tf.function(forward_backward, jit_compile=True)
-
-    def replica_step(batch: dict, step: tf.Tensor) -> dict:
-        replica = tf.distribute.get_replica_context()
-        seed = tf.stack([tf.constant(recipe.seed), step])
-        seed = tf.random.experimental.stateless_fold_in(seed, replica.replica_id_in_sync_group)
-        sums, gradients = forward_backward(batch, seed)
-        gradients = replica.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
-        norm = tf.linalg.global_norm(gradients)
-        if recipe.clip_norm:
-            gradients, _ = tf.clip_by_global_norm(gradients, recipe.clip_norm, norm)
-        adamw.apply_gradients(zip(gradients, variables), skip_gradients_aggregation=True)
-        return {**sums, "gradient_norm": norm / strategy.num_replicas_in_sync}
-
-    @tf.function
-    def train_step(batch: dict, step: tf.Tensor) -> dict:
-        per_replica = strategy.run(replica_step, args=(batch, step))
-        reduce = tf.distribute.ReduceOp.SUM
-        sums = {name: strategy.reduce(reduce, x, None) for name, x in per_replica.items()}
-        return {**sums, "learning_rate": adamw.learning_rate}
-
-    return train_step
+@contextlib.contextmanager
+def averaged(model: Model, optimizer: Optimizer) -> Iterator[None]:
+    """Within this context the model has its averaged weights, where the recipe has any."""
+    averages = optimizer.averages()
+    own = {name: optimizer.weights[name].numpy() for name in averages}
+    for name, value in averages.items():
+        optimizer.weights[name].assign(value)
+    try:
+        yield
+    finally:
+        for name, value in own.items():
+            optimizer.weights[name].assign(value)
 
 
-def _build(run: Run, labels: tuple[str, ...]):
+def _build(run: Run, labels: tuple[str, ...]) -> tuple[Model, Optimizer]:
     """The model and its optimizer, the same for the same seed."""
     keras.utils.set_random_seed(run.recipe.seed)
     model = build(
@@ -265,21 +181,30 @@ def _build(run: Run, labels: tuple[str, ...]):
         labels=labels,
         preprocess=run.preprocess,
     )
-    recipe = run.recipe
-    adamw = optimizer.adamw(
-        model.trainable_variables,
-        recipe.learning_rate,
-        recipe.warmup_steps,
-        recipe.steps,
-        recipe.weight_decay,
-    )
-    return model, adamw
+    if (
+        run.recipe.loss == "sigmoid"
+    ):  # few of many classes are there: start from that, not from a half
+        model.get_layer("head").bias.assign([-math.log(len(labels))] * len(labels))
+    depth = getattr(run.architecture, "depth", 0)
+    return model, Optimizer(run.recipe, named_weights(model), depth)
+
+
+def _teacher(run: Run, labels: tuple[str, ...]) -> Model | None:
+    """The model to learn from, whose classes must be those of the data."""
+    if not run.recipe.teacher:
+        return None
+    path = checkpoint.find(run.recipe.teacher)
+    teacher = checkpoint.load(path, DTYPES[run.recipe.dtype])
+    if teacher.labels != labels:
+        raise UserError(f"{path}: the teacher knows other classes, or in another order")
+    teacher.trainable = False
+    return teacher
 
 
 def _start(
     run: Run,
-    model,
-    adamw,
+    model: Model,
+    optimizer: Optimizer,
     folder: Path,
     saved: saving.Saved | None,
     cluster: Cluster,
@@ -288,13 +213,14 @@ def _start(
     """Fills the model from where the run starts and returns the number of steps already done."""
     if saved:
         checkpoint.assign(model, saved.weights, str(folder))
-        optimizer.restore(adamw, saved.state)
+        optimizer.restore(saved.state)
         say(f"resuming after step {saved.step} of {run.recipe.steps}")
         return saved.step
     if run.init:
         say(f"from {run.init}:")
         for line in transfer.initialise(model, run.init).lines():
             say(line)
+    optimizer.begin()
     if cluster.is_chief:
         write_json(folder / runs.RUN, run.to_json())
     return 0
@@ -315,11 +241,16 @@ def _train_row(step: int, pending: list[dict], batch_size: int, began: float) ->
     }
 
 
-def _provenance(run: Run, step: int, metrics: dict) -> dict:
-    return {
-        "step": step,
-        "metrics": metrics,
-        "recipe": run.recipe.to_json(),
-        "data": dataclasses.asdict(run.data),
-        "init": run.init,
-    }
+def _check_loss(row: dict, rows: list[dict], classes: int, folder: Path) -> None:
+    """Diverged if a row of metrics shows that the weights are no good any more."""
+    first = next(r["loss"] for r in rows if r["phase"] == "train")
+    what = None
+    if not math.isfinite(row["loss"]) or not math.isfinite(row["gradient_norm"]):
+        what = f"the loss is {row['loss']} and the gradient's norm {row['gradient_norm']}"
+    elif row["loss"] > TOO_HIGH * max(first, math.log(classes)):
+        what = f"the loss grew from {first:.3g} to {row['loss']:.3g}"
+    if what:
+        raise Diverged(
+            f"{what} at step {row['step']}; try a lower --lr "
+            f"(the last good checkpoint is {folder / runs.LAST})"
+        )

@@ -12,7 +12,7 @@ from helpers import BIN, MIRRORED, SMALL
 from PIL import Image
 
 import tfvit
-from tfvit import checkpoint, optimizer, runs
+from tfvit import checkpoint, runs
 
 QUICK = ("--data", "digits", *SMALL, "--crop-min-area", "0.5")
 
@@ -179,30 +179,6 @@ def test_fine_tuning_at_another_size_and_class_count(tmp_path, photos, digits_ru
     model = tfvit.load(tmp_path / "last")
     assert model.labels == ("china", "flower")
     assert (model.preprocess.height, model.preprocess.width) == (48, 64)
-
-
-def test_warm_up_and_cosine():
-    schedule = optimizer.WarmupCosine(2.0, 10, 110)
-    for step in range(130):
-        expected = 2.0 * (step + 1) / 10
-        if step >= 10:
-            expected = 2.0 * 0.5 * (1 + math.cos(math.pi * min((step - 10) / 100, 1)))
-        assert float(schedule(step)) == pytest.approx(expected, abs=1e-6)
-
-
-def test_only_kernels_decay():
-    import tensorflow as tf
-
-    from tfvit.model import named_weights
-
-    model = tfvit.create_model("vit-mu/8", 3, 16)
-    for variable in model.weights:
-        variable.assign(tf.ones_like(variable))
-    adamw = optimizer.adamw(model.trainable_variables, 0.1, 0, 10, weight_decay=0.5)
-    zeros = [tf.zeros_like(v) for v in model.trainable_variables]
-    adamw.apply_gradients(zip(zeros, model.trainable_variables))
-    shrunk = {n for n, v in named_weights(model).items() if not np.allclose(v.numpy(), 1)}
-    assert shrunk == {name for name in named_weights(model) if name.endswith("/kernel")}
 
 
 def test_ctrl_c_says_how_to_go_on(tmp_path):

@@ -35,7 +35,9 @@ def launch(ctx, workers, retries, arguments):
     from tfvit import launch as launching
 
     if arguments[0] != "train":
-        raise UserError(f"launch runs train, not {arguments[0]}: tfvit launch --workers 2 -- train ...")
+        raise UserError(
+            f"launch runs train, not {arguments[0]}: tfvit launch --workers 2 -- train ..."
+        )
     ctx.exit(
         launching.launch(
             arguments, workers, retries, _out(arguments), lambda line: click.echo(line, err=True)

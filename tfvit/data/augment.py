@@ -23,6 +23,13 @@ class Augmentation:
 
     crop_min_area: float = 0.05
     flip: bool = True
+    crop: str = "inception"
+    policy: str = "none"
+    layers: int = 2
+    magnitude: float = 10.0
+    magnitude_std: float = 0.0
+    color_jitter: float = 0.0
+    erase: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 < self.crop_min_area <= 1:
