@@ -72,7 +72,8 @@ def write(snapshot: Snapshot, folder: str | Path, previous: Path | None = None) 
     previous: folder to keep the one in that is replaced.
     """
     folder = Path(folder).resolve()
-    if folder.exists() and not (folder.is_dir() and ((folder / CONFIG).exists() or _empty(folder))):
+    ours = any((folder / name).exists() for name in (CONFIG, WEIGHTS))  # the other: a damaged one
+    if folder.exists() and not (folder.is_dir() and (ours or _empty(folder))):
         raise UserError(f"{folder}: is not a checkpoint folder; choose another name")
     from safetensors.numpy import save_file
 

@@ -85,7 +85,7 @@ class Saver:
             previous = self._run / runs.PREVIOUS if self._keep else None
             checkpoint.write(last, self._run / runs.LAST, previous)
             self._keep = True
-        except BaseException as error:  # noqa: BLE001 raised where somebody sees it
+        except BaseException as error:
             self._error = error
 
 

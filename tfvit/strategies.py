@@ -67,7 +67,7 @@ def _tpu(devices: Devices) -> tf.distribute.Strategy:
                 tf.config.experimental_connect_to_cluster(resolver)
             tf.tpu.experimental.initialize_tpu_system(resolver)
             found.append(tf.distribute.TPUStrategy(resolver))
-        except Exception as error:  # noqa: BLE001 whatever the client library raises
+        except Exception as error:
             found.append(error)
 
     thread = threading.Thread(target=connect, daemon=True)  # which may wait for ever
