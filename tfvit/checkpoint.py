@@ -6,7 +6,7 @@ metrics, versions) and the SHA-256 of the weights.
 
 from __future__ import annotations
 
-import hashlib
+import dataclasses
 import importlib.metadata
 import json
 import math
@@ -28,33 +28,62 @@ DTYPES |= {"U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1", "I8": "i1", "BO
 VERSIONED = ("tfvit", "tensorflow", "tf-keras", "numpy")
 
 
-def save(model, folder: str | Path, optimizer: dict[str, np.ndarray] | None = None) -> None:
+@dataclasses.dataclass(frozen=True)
+class Snapshot:
+    """A copy of all that a checkpoint folder holds, to be written while the model is trained on.
+
+    config: config.json without the hashes. state: what resuming needs beside the weights, by name.
+    """
+
+    config: dict
+    weights: dict[str, np.ndarray]
+    state: dict[str, np.ndarray] | None
+
+
+def save(model, folder: str | Path, state: dict[str, np.ndarray] | None = None) -> None:
     """Writes a model's checkpoint folder, replacing a complete one only by a complete one.
 
     model: a `Model`; its `provenance` is stored with the versions of the libraries.
-    optimizer: the state that resuming needs beside the weights, by name.
+    state: what resuming needs beside the weights, by name.
     Raises UserError if the disk refuses or something else is in its place, which is then untouched.
     """
-    folder = Path(folder).resolve()
-    if folder.exists() and not (folder.is_dir() and ((folder / CONFIG).exists() or _empty(folder))):
-        raise UserError(f"{folder}: is not a checkpoint folder; choose another name")
-    from safetensors.numpy import save as serialise
+    write(snapshot(model, state), folder)
 
+
+def snapshot(model, state: dict[str, np.ndarray] | None = None) -> Snapshot:
+    """A copy of a `Model` and of `state` as they are now; `write` makes a folder of it."""
     from tfvit.model import named_weights
 
-    weights = serialise({name: w.numpy() for name, w in named_weights(model).items()})
     config = {
         "format": FORMAT,
         "architecture": model.architecture.to_json(),
         "preprocess": model.preprocess.to_json(),
         "labels": list(model.labels),
         "provenance": {**model.provenance, "versions": _versions()},
-        "weights_sha256": hashlib.sha256(weights).hexdigest(),
     }
-    with atomic_folder(folder) as temporary:
-        (temporary / WEIGHTS).write_bytes(weights)
-        if optimizer is not None:
-            (temporary / OPTIMIZER).write_bytes(serialise(optimizer))
+    weights = {name: np.array(w.numpy()) for name, w in named_weights(model).items()}
+    copied = None if state is None else {name: np.array(x) for name, x in state.items()}
+    return Snapshot(config, weights, copied)
+
+
+def write(snapshot: Snapshot, folder: str | Path, previous: Path | None = None) -> None:
+    """Writes a checkpoint folder; see `save`.
+
+    previous: folder to keep the one in that is replaced.
+    """
+    folder = Path(folder).resolve()
+    ours = any((folder / name).exists() for name in (CONFIG, WEIGHTS))  # the other: a damaged one
+    if folder.exists() and not (folder.is_dir() and (ours or _empty(folder))):
+        raise UserError(f"{folder}: is not a checkpoint folder; choose another name")
+    from safetensors.numpy import save_file
+
+    config = dict(snapshot.config)
+    with atomic_folder(folder, previous) as temporary:
+        save_file(snapshot.weights, temporary / WEIGHTS)
+        config["weights_sha256"] = files.sha256(temporary / WEIGHTS)
+        if snapshot.state is not None:
+            save_file(snapshot.state, temporary / OPTIMIZER)
+            config["state_sha256"] = files.sha256(temporary / OPTIMIZER)
         (temporary / CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False), "utf-8")
 
 
@@ -102,6 +131,16 @@ def read_weights(folder: str | Path, config: dict) -> dict[str, np.ndarray]:
     if bad:
         raise UserError(f"{path}: {bad[0]} is {tensors[bad[0]].dtype}, not float32")
     return tensors
+
+
+def read_state(folder: str | Path, config: dict) -> dict[str, np.ndarray]:
+    """What resuming needs beside the weights, by name, checked against the hash in `config`.
+
+    Raises UserError if the file is missing or damaged.
+    """
+    with decoding(Path(folder) / CONFIG):
+        expected = config["state_sha256"]
+    return read_tensors(Path(folder) / OPTIMIZER, expected)
 
 
 def read_tensors(path: Path, sha256: str | None = None) -> dict[str, np.ndarray]:

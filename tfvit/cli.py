@@ -7,7 +7,7 @@ import click
 from edge_demo.cli import OneLineErrors
 from edge_demo.errors import UserError
 from tfvit import files
-from tfvit.commands import checkpoints, compare, export, probe, train
+from tfvit.commands import checkpoints, compare, export, launch, probe, train
 from tfvit.options import (
     PATH,
     data_options,
@@ -41,6 +41,7 @@ main.add_command(checkpoints.create)
 main.add_command(checkpoints.import_model)
 main.add_command(checkpoints.export_model)
 main.add_command(train.train)
+main.add_command(launch.launch)
 main.add_command(export.convert)
 main.add_command(probe.probe)
 main.add_command(compare.compare)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -25,7 +26,9 @@ def atomic_file(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
+        _sync(temporary)
         os.replace(temporary, path)
+        _sync(path.parent)
     except OSError as error:
         raise _not_written(path, error) from None
     finally:
@@ -33,8 +36,10 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
+def atomic_folder(path: Path, previous: Path | None = None) -> Iterator[Path]:
     """Yields a temporary folder to fill; renamed to `path` at the end, replacing what was there.
+
+    previous: folder that what was there becomes, replacing another.
 
     Nothing is lost at any moment: what was there is intact until the new folder is complete; should
     the process be killed between the two renames, `recover` puts the old one back.
@@ -45,10 +50,16 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         yield temporary
+        for file in temporary.iterdir():
+            _sync(file)
+        _sync(temporary)
         recover(path)
         if path.exists():
-            os.replace(path, old)
+            if previous:
+                shutil.rmtree(previous, ignore_errors=True)
+            os.replace(path, previous or old)
         os.replace(temporary, path)
+        _sync(path.parent)
         shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         raise _not_written(path, error) from None
@@ -122,6 +133,18 @@ def write_json(path: Path, value: dict | list) -> None:
     """A JSON file, indented, written atomically."""
     with atomic_file(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", "utf-8")
+
+
+def _sync(path: Path) -> None:
+    """Has a file, or the names in a folder, outlive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a file system that cannot, for folders
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def _old(path: Path) -> Path:

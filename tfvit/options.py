@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
+import inspect
 import os
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +16,7 @@ import click
 
 from edge_demo.errors import UserError
 from edge_demo.quiet import quiet
+from tfvit import cluster
 
 PATH = click.Path(path_type=Path)
 # extra: modules that come with it
@@ -35,8 +39,10 @@ def need(extra: str) -> None:
             raise UserError(f"needs {module}: pip install 'tfvit[{extra}]'")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with quiet():
-        tensorflow = importlib.import_module("tensorflow")
-    tensorflow.get_logger().setLevel("ERROR")  # its handler writes to where `quiet` sent it
+        logger = importlib.import_module("tensorflow").get_logger()
+        for handler in logger.handlers:  # else they keep the silenced output, which is closed then
+            handler.setStream(sys.__stderr__)
+        logger.setLevel("ERROR")
 
 
 class ImageSize(click.ParamType):
@@ -107,14 +113,43 @@ def data_options(required: bool = True) -> Callable:
 
 
 def strategy_option(summary: str) -> Callable:
-    """Adds --strategy, a name of `tfvit.strategies`, to a command."""
-    return click.option(
-        "--strategy",
-        type=click.Choice(["auto", "one", "mirrored"]),
-        default="auto",
-        show_default=True,
-        help=summary,
-    )
+    """Adds --strategy and what it takes to a command, which gets one `tfvit.cluster.Devices`: `devices`."""
+
+    def decorate(command: Callable) -> Callable:
+        @functools.wraps(command)
+        def with_devices(*args, **options):
+            given = {name: options.pop(name) for name in names}
+            return command(*args, devices=cluster.devices(**given), **options)
+
+        names = inspect.signature(cluster.devices).parameters
+        for option in reversed(
+            (
+                click.option(
+                    "--strategy",
+                    type=click.Choice(list(cluster.NAMES)),
+                    default="auto",
+                    show_default=True,
+                    help=summary,
+                ),
+                click.option(
+                    "--workers",
+                    metavar="HOST:PORT,...",
+                    help="Addresses of all workers, instead of TF_CONFIG.",
+                ),
+                click.option(
+                    "--worker-index", type=click.IntRange(0), help="Which of them this is."
+                ),
+                click.option(
+                    "--tpu", metavar="NAME", help="A TPU by name, grpc://HOST:PORT, or local."
+                ),
+                click.option("--tpu-zone", metavar="ZONE"),
+                click.option("--tpu-project", metavar="PROJECT"),
+            )
+        ):
+            with_devices = option(with_devices)
+        return with_devices
+
+    return decorate
 
 
 def seed_option(default: int | None = 0) -> Callable:

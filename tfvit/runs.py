@@ -4,6 +4,8 @@ run.json        model, data and recipe: what `--resume` goes by
 metrics.jsonl   one line per evaluation and per logged stretch of training
 curves.png      the same as a picture; tensorboard/ the same for TensorBoard
 best/ last/     checkpoint folders; last/ also holds the optimizer's state
+last.previous/  the one before, should last/ be damaged
+workers/        logs of the other workers of `tfvit launch`
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from edge_demo.errors import UserError
 from tfvit.files import atomic_file, decoding
 
 RUN, METRICS, CURVES, TENSORBOARD = "run.json", "metrics.jsonl", "curves.png", "tensorboard"
-BEST, LAST = "best", "last"
+BEST, LAST, PREVIOUS, WORKERS = "best", "last", "last.previous", "workers"
 NOT_DRAWN = ("step", "phase", "seconds")  # of a row: TensorBoard knows step and time by itself
 
 
@@ -28,22 +30,28 @@ class MetricsLog:
     Every row gets `seconds`, the time the run has taken so far, counted on where it is resumed.
     """
 
-    def __init__(self, folder: Path, step: int) -> None:
-        import tensorflow as tf
-
+    def __init__(self, folder: Path, step: int, *, writes: bool = True) -> None:
+        """writes: False for workers other than the chief, who only keep the rows."""
+        self._writes = writes
         self.path = folder / METRICS
         self.rows = [row for row in read_metrics(folder) if row["step"] <= step]
+        self._began = time.monotonic() - (self.rows[-1].get("seconds", 0) if self.rows else 0)
+        if not writes:
+            return
+        import tensorflow as tf
+
         with atomic_file(self.path) as temporary:
             temporary.write_text("".join(_line(row) for row in self.rows), "utf-8")
-        self._began = time.monotonic() - (self.rows[-1].get("seconds", 0) if self.rows else 0)
         self._writer = tf.summary.create_file_writer(str(folder / TENSORBOARD))
 
     def add(self, row: dict) -> None:
         """Appends a row: {"step": ..., "phase": "train" or "eval", then numbers}."""
-        import tensorflow as tf
-
         row = {**row, "seconds": round(time.monotonic() - self._began, 3)}
         self.rows.append(row)
+        if not self._writes:
+            return
+        import tensorflow as tf
+
         try:
             with open(self.path, "a", encoding="utf-8") as file:
                 file.write(_line(row))

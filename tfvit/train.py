@@ -19,20 +19,22 @@ import tensorflow as tf
 import tf_keras as keras
 
 from edge_demo.errors import UserError
-from tfvit import checkpoint, plots, runs, transfer
+from tfvit import checkpoint, plots, runs, saving, strategies, transfer
+from tfvit.cluster import Cluster
 from tfvit.data import Source, pipeline
 from tfvit.evaluate import classification
-from tfvit.files import recover, write_json
+from tfvit.exit_codes import Diverged, Stopped
+from tfvit.files import write_json
 from tfvit.model import Model, build, named_weights
 from tfvit.optimizer import Optimizer
+from tfvit.preemption import Preemption
 from tfvit.progress import progress
 from tfvit.recipe import DTYPES
 from tfvit.run import Run
 from tfvit.step import make_train_step
-from tfvit.strategies import STRATEGIES
 
 LOG_EVERY = 50  # steps of training between two rows of metrics
-DIVERGED = 2.0  # times the loss of the first row, or of guessing if that is more
+TOO_HIGH = 2.0  # times the loss of the first row, or of guessing if that is more
 
 
 def train(
@@ -41,7 +43,9 @@ def train(
     folder: Path,
     *,
     resume: bool = False,
-    strategy: str = "auto",
+    strategy: tf.distribute.Strategy | None = None,
+    cluster: Cluster = Cluster(),
+    checkpoint_every: float | None = None,
     xla: bool | None = None,
     say: Callable[[str], None] = click.echo,
 ) -> pipeline.Unreadable:
@@ -49,30 +53,43 @@ def train(
 
     source: `open_source(run.data, prefer="val")`.
     resume: go on from folder/last where it exists.
+    strategy: of `strategies.opened`; None is one device. cluster: its workers.
+    checkpoint_every: seconds; None writes checkpoints at evaluations alone.
     xla: compile the step with XLA; None does so where there is a GPU.
-    Raises UserError if the loss stops being a number or grows beyond that of guessing, if the teacher's
-    classes are others, or the disk refuses.
+    Raises Stopped after SIGTERM or Ctrl-C, when all is saved; Diverged if the loss stops being a number
+    or grows beyond that of guessing; UserError if the teacher's classes are others, or the disk refuses.
     """
-    recipe, strategy = run.recipe, STRATEGIES[strategy]()
+    recipe, strategy = run.recipe, strategy or tf.distribute.get_strategy()
     parts = recipe.accumulate * strategy.num_replicas_in_sync
     if recipe.batch_size % parts:
         raise UserError(f"batch size {recipe.batch_size} does not divide into {parts} equal parts")
     with strategy.scope():
         model, optimizer = _build(run, source.labels)
         teacher = _teacher(run, source.labels)
-    start = _start(run, model, optimizer, folder, resume, say)
-    log = runs.MetricsLog(folder, start)
+    saved = saving.newest(folder, say) if resume else None
+    start = _start(run, model, optimizer, folder, saved, cluster, say)
+    strategies.same(strategy, start, f"the step to go on from in {folder}")
+    log = runs.MetricsLog(folder, start, writes=cluster.is_chief)
     unreadable: pipeline.Unreadable = {}
-    batches = pipeline.train_batches(
-        source.train,
-        run.preprocess,
-        recipe.batch_size,
-        augmentation=recipe.augmentation,
-        seed=recipe.seed,
-        start_step=start,
-        unreadable=unreadable,
-    )
-    batches = iter(strategy.experimental_distribute_dataset(batches))
+
+    def batches_of(context: tf.distribute.InputContext) -> tf.data.Dataset:
+        batches = pipeline.train_batches(
+            source.train,
+            run.preprocess,
+            recipe.batch_size,
+            augmentation=recipe.augmentation,
+            seed=recipe.seed,
+            start_step=start,
+            unreadable=unreadable,
+        )
+        share = recipe.batch_size // context.num_input_pipelines
+        first = context.input_pipeline_id * share
+        batches = batches.map(lambda b: {k: x[first : first + share] for k, x in b.items()})
+        return batches.rebatch(
+            recipe.batch_size // context.num_replicas_in_sync, drop_remainder=True
+        )
+
+    batches = iter(strategy.distribute_datasets_from_function(batches_of))
     step_function = make_train_step(model, optimizer, recipe, strategy, xla, teacher)
     forward = classification.forward_function(model, strategy)
     size = recipe.batch_size
@@ -90,9 +107,8 @@ def train(
             is_best = not before or scores.top1 > max(before)
             provenance = run.provenance(step, scores.headline())
             model.card = dataclasses.replace(model.card, provenance=provenance)
-            if is_best:  # before the last one: resuming from that, the best must be there
-                checkpoint.save(model, folder / runs.BEST)
-        checkpoint.save(model, folder / runs.LAST, optimizer.state())
+            best = checkpoint.snapshot(model) if is_best else None
+        saver.save(checkpoint.snapshot(model, optimizer.state()), best)
         say(
             f"step {step:>6}  epoch {step * size / source.train.size:6.1f}  "
             f"loss {row['loss']:.4f}  train {100 * row['top1']:5.1f} %  "
@@ -101,12 +117,22 @@ def train(
         )
 
     pending, began = [], time.perf_counter()
-    with progress(recipe.steps * size, "training", "img", start * size) as bar:
+    with (
+        Preemption() as preemption,
+        saving.Saver(
+            folder,
+            writes=cluster.is_chief,
+            every=checkpoint_every,
+            keep=saved is None or saved.is_newest,
+        ) as saver,
+        progress(recipe.steps * size, "training", "img", start * size) as bar,
+    ):
         for step in range(start + 1, recipe.steps + 1):
             pending.append(step_function(next(batches), tf.constant(step)))
             bar.update(size)
             is_evaluation = step % recipe.eval_every == 0 or step == recipe.steps
-            if not is_evaluation and len(pending) < LOG_EVERY:
+            stop = preemption.after(step, strategy)
+            if not is_evaluation and not stop and step % LOG_EVERY:
                 continue
             row = _train_row(step, pending, size, began)
             log.add(row)
@@ -115,8 +141,20 @@ def train(
             if is_evaluation:
                 bar.clear()
                 evaluate(step, row)
+            elif stop or saver.due:
+                model.card = dataclasses.replace(model.card, provenance=run.provenance(step, {}))
+                saver.save(checkpoint.snapshot(model, optimizer.state()))
+            if stop:
+                saver.wait()
+                raise Stopped(
+                    f"stopped after step {step} of {recipe.steps}, all saved; "
+                    f"go on with: tfvit train --out {folder} --resume",
+                    stop,
+                )
             pending, began = [], time.perf_counter()
-    plots.curves(log.rows, folder / runs.CURVES, f"{run.architecture.name} on {run.data.data}")
+    if cluster.is_chief:
+        curves = folder / runs.CURVES
+        plots.curves(log.rows, curves, f"{run.architecture.name} on {run.data.data}")
     return unreadable
 
 
@@ -168,25 +206,23 @@ def _start(
     model: Model,
     optimizer: Optimizer,
     folder: Path,
-    resume: bool,
+    saved: saving.Saved | None,
+    cluster: Cluster,
     say: Callable[[str], None],
 ) -> int:
     """Fills the model from where the run starts and returns the number of steps already done."""
-    last = folder / runs.LAST
-    recover(last)
-    if resume and last.is_dir():
-        config = checkpoint.read_config(last)
-        checkpoint.assign(model, checkpoint.read_weights(last, config), str(last))
-        optimizer.restore(checkpoint.read_tensors(last / checkpoint.OPTIMIZER))
-        step = config["provenance"]["step"]
-        say(f"resuming after step {step} of {run.recipe.steps}")
-        return step
+    if saved:
+        checkpoint.assign(model, saved.weights, str(folder))
+        optimizer.restore(saved.state)
+        say(f"resuming after step {saved.step} of {run.recipe.steps}")
+        return saved.step
     if run.init:
         say(f"from {run.init}:")
         for line in transfer.initialise(model, run.init).lines():
             say(line)
     optimizer.begin()
-    write_json(folder / runs.RUN, run.to_json())
+    if cluster.is_chief:
+        write_json(folder / runs.RUN, run.to_json())
     return 0
 
 
@@ -206,15 +242,15 @@ def _train_row(step: int, pending: list[dict], batch_size: int, began: float) ->
 
 
 def _check_loss(row: dict, rows: list[dict], classes: int, folder: Path) -> None:
-    """UserError if a row of metrics shows that the weights are no good any more."""
+    """Diverged if a row of metrics shows that the weights are no good any more."""
     first = next(r["loss"] for r in rows if r["phase"] == "train")
     what = None
     if not math.isfinite(row["loss"]) or not math.isfinite(row["gradient_norm"]):
         what = f"the loss is {row['loss']} and the gradient's norm {row['gradient_norm']}"
-    elif row["loss"] > DIVERGED * max(first, math.log(classes)):
+    elif row["loss"] > TOO_HIGH * max(first, math.log(classes)):
         what = f"the loss grew from {first:.3g} to {row['loss']:.3g}"
     if what:
-        raise UserError(
+        raise Diverged(
             f"{what} at step {row['step']}; try a lower --lr "
             f"(the last good checkpoint is {folder / runs.LAST})"
         )

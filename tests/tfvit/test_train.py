@@ -11,7 +11,7 @@ from helpers import BIN, MIRRORED, SMALL
 from PIL import Image
 
 import tfvit
-from tfvit import checkpoint, runs
+from tfvit import checkpoint, exit_codes, runs
 
 QUICK = ("--data", "digits", *SMALL, "--crop-min-area", "0.5")
 
@@ -62,27 +62,37 @@ def test_the_first_loss_of_a_zero_head_is_that_of_a_uniform_guess(tmp_path, tfvi
     assert metrics(tmp_path)[0]["loss"] == pytest.approx(math.log(10), rel=1e-6)
 
 
-def test_killed_and_resumed_ends_as_unbroken(tmp_path, process):
-    command = ("train", *QUICK, "--dropout", "0.1", "--stochastic-depth", "0.1")
-    command += ("--steps", "60", "--eval-every", "15", "--seed", "3", "--out")
-    assert process("tfvit", *command, tmp_path / "whole").code == 0
-    broken = tmp_path / "broken"
-    victim = subprocess.Popen(
-        [BIN / "tfvit", *command, broken], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    deadline = time.monotonic() + 120
-    while sum(row["phase"] == "eval" for row in runs.read_metrics(broken)) < 2:
-        assert victim.poll() is None and time.monotonic() < deadline
-        time.sleep(0.02)
-    victim.send_signal(signal.SIGKILL)
-    victim.wait()
-    assert metrics(broken)[-1]["step"] < 60
-    done = process("tfvit", "train", "--out", broken, "--resume")
+def test_killed_terminated_and_resumed_ends_as_unbroken(tmp_path, tfvit_cli):
+    command = ("train", *QUICK, "--set", "depth=1", "--dropout", "0.1", "--ema", "0.9")
+    command += ("--steps", "40", "--eval-every", "4", "--seed", "3", "--out")
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    for step, stop in ((1, signal.SIGKILL), (9, signal.SIGKILL), (17, signal.SIGTERM)):
+        victim = subprocess.Popen(
+            [BIN / "tfvit", *command, broken, "--resume"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        deadline = time.monotonic() + 120
+        while max((row["step"] for row in runs.read_metrics(broken)), default=0) < step:
+            assert victim.poll() is None and time.monotonic() < deadline
+            time.sleep(0.01)
+        victim.send_signal(stop)
+        _, errors = victim.communicate(timeout=60)
+        assert "Traceback" not in errors
+    assert victim.returncode == exit_codes.PREEMPTED
+    assert f"go on with: tfvit train --out {broken} --resume" in errors
+    stopped = checkpoint.read_config(broken / "last")["provenance"]["step"]
+    assert f"stopped after step {stopped} of 40" in errors
+    assert tfvit_cli(*command, whole).code == 0
+    done = tfvit_cli("train", "--out", broken, "--resume")
     assert done.code == 0, done.err
-    assert "resuming after step" in done.out
-    assert_same_run(tmp_path / "whole", broken, 1e-5)
-    first, second = weights(tmp_path / "whole/last"), weights(broken / "last")
-    assert all(np.array_equal(first[name], second[name]) for name in first)
+    assert f"resuming after step {stopped}" in done.out
+    evaluations = [[r for r in metrics(run) if r["phase"] == "eval"] for run in (whole, broken)]
+    assert evaluations[0] == evaluations[1]
+    for name in ("best", "last"):
+        first, second = weights(whole / name), weights(broken / name)
+        assert all(np.array_equal(first[n], second[n]) for n in first)
 
 
 def test_resuming_a_finished_run_changes_nothing(digits_run, tfvit_cli):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
+
 import click
 
 from convert.schemes import CALIBRATIONS, SCHEMES, parse
@@ -82,7 +85,7 @@ def convert(
     calibration_images,
     sensitivity,
     max_drop,
-    strategy,
+    devices,
     seed,
     **options,
 ):
@@ -111,21 +114,22 @@ def convert(
     from tfvit.checkpoint import find, read_config
     from tfvit.data import open_source
     from tfvit.setup_run import data_of
-    from tfvit.strategies import STRATEGIES
+    from tfvit.strategies import opened
 
     read_config(find(checkpoint))  # before the slow part
     steps = 0 if calibrate_only else qat_steps
-    report = export(
-        find(checkpoint),
-        out,
-        schemes=schemes,
-        source=open_source(data_of(options)) if options["data"] else None,
-        image_sizes=image_sizes or (None,),
-        options=Options(steps, qat_lr, batch_size, calibration, calibration_images, seed),
-        strategy=STRATEGIES[strategy](),
-        with_sensitivity=sensitivity,
-        max_drop=max_drop,
-    )
+    with opened(devices) as strategy, tempfile.TemporaryDirectory() as elsewhere:
+        report = export(
+            find(checkpoint),
+            out if devices.cluster.is_chief else Path(elsewhere),
+            schemes=schemes,
+            source=open_source(data_of(options)) if options["data"] else None,
+            image_sizes=image_sizes or (None,),
+            options=Options(steps, qat_lr, batch_size, calibration, calibration_images, seed),
+            strategy=strategy,
+            with_sensitivity=sensitivity,
+            max_drop=max_drop,
+        )
     rows = [
         [
             entry["file"],

@@ -8,6 +8,7 @@ import click
 
 from edge_demo.errors import UserError
 from tfvit.architecture import POOLINGS
+from tfvit.exit_codes import INTERRUPTED, Stopped
 from tfvit.options import (
     PATH,
     ImageSize,
@@ -87,12 +88,15 @@ ABOVE_0, FROM_0 = click.FloatRange(0, min_open=True), click.FloatRange(0)
 @click.option("--xla/--no-xla", default=None, help="Compile.  [default: where there is a GPU]")
 @click.option("--eval-every", type=click.IntRange(1), help="Steps.  [default: an epoch or 1/20]")
 @seed_option(default=None)
+@click.option(
+    "--checkpoint-every", type=FROM_0, metavar="SECONDS", help="Beside those at evaluations."
+)
 @click.option("--resume", is_flag=True, help="Go on with the run in --out, if there is one.")
 @click.option(
     "--strict", is_flag=True, help="Read every image first; an unreadable one is an error."
 )
 @click.pass_context
-def train(ctx, out, resume, strategy, xla, strict, print_recipe, **options):
+def train(ctx, out, resume, devices, checkpoint_every, xla, strict, print_recipe, **options):
     """Train a Vision Transformer and leave a run folder with its best and last checkpoint.
 
     \b
@@ -119,25 +123,40 @@ def train(ctx, out, resume, strategy, xla, strict, print_recipe, **options):
         options = stored["options"]
     elif not options["data"]:
         raise UserError("needs --data (see tfvit train --help)")
+    from tfvit import strategies
     from tfvit.data import open_source, pipeline
     from tfvit.run import Run
     from tfvit.train import train as run_training
 
-    source = open_source(data_of(options), prefer="val")
-    if strict:
-        for split in (source.train, source.eval):
-            pipeline.check_all(split)
-    run = Run.from_json(stored) if stored else new_run(options, source, out)
-    click.echo(
-        f"{run.architecture.name} at {run.architecture.image_size[0]}x"
-        f"{run.architecture.image_size[1]} on {source.name}: {source.train.size} training, "
-        f"{source.eval.size} held out, {len(source.labels)} classes, {run.recipe.steps} steps"
-    )
     try:
-        unreadable = run_training(run, source, out, resume=resume, strategy=strategy, xla=xla)
+        with strategies.opened(devices) as strategy:
+            source = open_source(data_of(options), prefer="val")
+            if strict:
+                for split in (source.train, source.eval):
+                    pipeline.check_all(split)
+            settings = None
+            if devices.cluster.is_chief:
+                settings = json.dumps(stored or new_run(options, source, out).to_json())
+            run = Run.from_json(json.loads(strategies.from_chief(strategy, settings)))
+            click.echo(
+                f"{run.architecture.name} at {run.architecture.image_size[0]}x"
+                f"{run.architecture.image_size[1]} on {source.name}: {source.train.size} training, "
+                f"{source.eval.size} held out, {len(source.labels)} classes, {run.recipe.steps} steps"
+            )
+            unreadable = run_training(
+                *(run, source, out),
+                resume=resume,
+                strategy=strategy,
+                cluster=devices.cluster,
+                checkpoint_every=checkpoint_every,
+                xla=xla,
+            )
+    except Stopped as stopped:
+        click.echo(f"\n{stopped}", err=True)
+        ctx.exit(stopped.exit_code)
     except KeyboardInterrupt:
         click.echo(f"\nstopped; go on with: tfvit train --out {out} --resume", err=True)
-        ctx.exit(130)
+        ctx.exit(INTERRUPTED)
     click.echo(f"best checkpoint {out / runs.BEST}, curves {out / runs.CURVES}")
     name_unreadable(unreadable)
     return None

@@ -69,13 +69,11 @@ def forward_function(model, strategy: tf.distribute.Strategy | None = None) -> C
         logits = model(normalise(batch["pixels"], model.preprocess), training=False)
         return logits, batch["label"], batch["mask"]
 
-    compiled = tf.function(lambda batch: strategy.run(replica, args=(batch,)))
+    @tf.function
+    def compiled(batch: dict[str, tf.Tensor]) -> list[tf.Tensor]:
+        return [strategy.gather(x, axis=0) for x in strategy.run(replica, args=(batch,))]
 
-    def forward(batch: dict[str, tf.Tensor]) -> list[np.ndarray]:
-        parts = [strategy.experimental_local_results(x) for x in compiled(batch)]
-        return [np.concatenate([x.numpy() for x in part]) for part in parts]
-
-    return forward
+    return lambda batch: [x.numpy() for x in compiled(batch)]
 
 
 def predict(

@@ -1,0 +1,69 @@
+"""`tfvit launch` with real processes on loopback."""
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import BIN, SMALL
+
+from tfvit import checkpoint, runs
+
+COMMAND = ("train", "--data", "digits", *SMALL, "--set", "depth=1", "--crop-min-area", "0.5")
+COMMAND += ("--steps", "12", "--eval-every", "4", "--out")
+
+
+def workers(launcher):
+    """The processes that a launcher has started, in order."""
+    children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text()
+    return sorted(map(int, children.split()))
+
+
+def last(folder):
+    return checkpoint.read_weights(folder / "last", checkpoint.read_config(folder / "last"))
+
+
+def test_two_workers_one_of_them_killed_end_as_one_process(tmp_path, tfvit_cli):
+    one, two = tmp_path / "one", tmp_path / "two"
+    launcher = subprocess.Popen(
+        [BIN / "tfvit", "launch", "--workers", "2", "--", *COMMAND, two],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert tfvit_cli(*COMMAND, one, "--strategy", "one").code == 0
+    deadline = time.monotonic() + 120
+    while not runs.read_metrics(two):
+        assert launcher.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    os.kill(workers(launcher)[1], signal.SIGKILL)
+    out, err = launcher.communicate(timeout=240)
+    assert launcher.returncode == 0, err
+    assert "worker 1 ended by SIGKILL; starting all again" in err
+    assert "error: worker 1 (127.0.0.1:" in err and "Traceback" not in err
+    assert "resuming after step" in out or "step     12" in out
+    rows, others = runs.read_metrics(one), runs.read_metrics(two)
+    assert [row["step"] for row in rows] == [row["step"] for row in others]
+    for row, other in zip(rows, others):
+        assert row["loss"] == pytest.approx(other["loss"], abs=1e-4)
+    weights, also = last(one), last(two)
+    assert all(np.allclose(weights[name], also[name], atol=1e-4) for name in weights)
+    assert "held out" in (two / runs.WORKERS / "1.log").read_text()
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (("train", "--data", "digits"), "train needs --out"),
+        (("eval", "runs/photos"), "launch runs train, not eval"),
+        (("train", "--strategy", "one", "--out", "{}"), "--strategy one is for one process"),
+    ],
+)
+def test_bad_input_is_passed_through_and_not_tried_again(tmp_path, process, arguments, message):
+    arguments = [argument.format(tmp_path / "run") for argument in arguments]
+    done = process("tfvit", "launch", "--workers", "2", "--", *arguments)
+    assert done.code == 2
+    assert message in done.err and len(done.err.splitlines()) == 1
