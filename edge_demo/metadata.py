@@ -1,7 +1,8 @@
 """What a .tflite carries besides the graph: a zip appended to the file, as TFLite Metadata does it.
 
 `labels.txt` has one label per line in the order of the output; `tfvit.json` has the preprocessing,
-how logits become scores, and the provenance. Any zip tool lists and extracts them. Written by `convert.metadata`.
+how logits become scores, and the provenance. Any zip tool lists and extracts them. Written by
+`convert.metadata`.
 """
 
 from __future__ import annotations
