@@ -103,7 +103,7 @@ def _features(tfds, info, data: str) -> tuple[str, Labels]:
             label = "label" if "label" in names else names[0] if len(names) == 1 else None
             found += [Labels((key, label), tuple(inner[label].names), True)] if label else []
     if len(images) != 1 or single or not found:
-        raise UserError(f"{data}: not a set of images with a label or labels each")
+        raise UserError(f"{data}: not a set of images with one label or several each")
     return images[0], min(
         found, key=lambda labels: len(labels.path)
     )  # the picture's before its objects'
