@@ -23,7 +23,7 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 def sigmoid(logits: np.ndarray) -> np.ndarray:
     """A probability for each logit; of the type of the logits."""
-    return (1 + np.tanh(logits / 2)) / 2
+    return np.exp(-np.logaddexp(0, -logits))
 
 
 # name, as checkpoints and files keep it -> logits [..., classes] to scores

@@ -20,7 +20,7 @@ from edge_demo.preprocess import normalise, to_pixels
 from tfvit.model import build
 
 LABELS = ("china", "dark", "flower")
-SIZE = {"width": 48, "depth": 2, "heads": 3, "mlp_dim": 96}
+SIZE = {"width": 48, "depth": 1, "heads": 3, "mlp_dim": 96}
 
 
 def pictures(folder):

@@ -334,7 +334,9 @@ def test_several_labels_a_picture_are_a_problem_type(tmp_path):
     assert config["problem_type"] == "multi_label_classification"
     assert_comes_back(model, folder)
     (folder / "config.json").write_text(json.dumps(config | {"problem_type": "regression"}))
-    with pytest.raises(tfvit.UserError, match="problem_type 'regression' is not one of single_label"):
+    with pytest.raises(
+        tfvit.UserError, match="problem_type 'regression' is not one of single_label"
+    ):
         interop.load(folder)
 
 

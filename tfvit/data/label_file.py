@@ -30,6 +30,7 @@ def read(
     listed twice, or has a label that is not allowed.
     """
     path = folder / LABEL_FILE
+    allowed = set(labels or ())
     rows: dict[Path, tuple[int, list[str]]] = {}
     for line, row in _rows(path):
         where = f"{path}, line {line}"
@@ -43,7 +44,7 @@ def read(
         if picture in rows:
             raise UserError(f"{where}: {row[0]!r} is there already, in line {rows[picture][0]}")
         names = [name.strip() for name in row[1].split(SEPARATOR) if name.strip()]
-        unknown = [name for name in names if labels and name not in labels]
+        unknown = [name for name in names if labels and name not in allowed]
         if unknown:
             raise UserError(f"{where}: label {unknown[0]!r} is not among {', '.join(labels)}")
         rows[picture] = line, list(dict.fromkeys(names))

@@ -66,7 +66,7 @@ def score(logits: np.ndarray, truth: np.ndarray, labels: tuple[str, ...]) -> Mul
         **_decisions(right.sum(), of_class.sum(), predicted.sum()),
         loss=float(sigmoid_cross_entropy(logits, truth).mean()),
         per_class=per_class,
-        confusion=(truth.T.astype(np.int64) @ found).tolist(),
+        confusion=(truth.T.astype(np.float64) @ found).astype(np.int64).tolist(),
     )
 
 
@@ -77,8 +77,9 @@ def average_precision(logits: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """
     found = np.full(logits.shape[1], np.nan)
     for i in np.flatnonzero(truth.any(axis=0)):
-        order = np.argsort(-logits[:, i], kind="stable")
-        values, hits = logits[order, i], np.cumsum(truth[order, i])
+        of_class = -logits[:, i]  # in one piece of memory
+        order = np.argsort(of_class)
+        values, hits = of_class[order], np.cumsum(truth[order, i])
         last = np.append(values[1:] != values[:-1], True)  # of those with an equal logit
         hits, count = hits[last], np.flatnonzero(last) + 1
         found[i] = (np.diff(hits, prepend=0) * hits / count).sum() / hits[-1]
