@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -45,15 +46,23 @@ def curves(rows: list[dict], path: Path | BinaryIO, title: str) -> None:
 
 
 def confusion(
-    counts: list[list[int]], labels: tuple[str, ...], path: Path | BinaryIO, title: str
+    counts: list[list[int]],
+    labels: tuple[str, ...],
+    path: Path | BinaryIO,
+    title: str,
+    images: Sequence[int] | None = None,
 ) -> None:
-    """A confusion matrix as a PNG: rows are the true classes, shares of each row as colour."""
+    """A confusion matrix as a PNG: rows are the true classes, shares of their images as colour.
+
+    images: of each class, where that is not the sum of the row: with several labels a picture.
+    """
     matrix = np.array(counts, float)
-    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    images = matrix.sum(axis=1) if images is None else np.array(images)
+    shares = matrix / np.maximum(images[:, np.newaxis], 1)
     side = min(max(4.0, 1.6 + 0.55 * len(labels)), 16)
     figure, (axis,) = _figure(1, (side + 1, side))
     image = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    figure.colorbar(image, ax=axis, label="share of the true class", fraction=0.046)
+    figure.colorbar(image, ax=axis, label="share of the true class's images", fraction=0.046)
     axis.set(xlabel="predicted", ylabel="true", title=title)
     if len(labels) <= MAX_NAMED_CLASSES:
         axis.set_xticks(range(len(labels)), labels, rotation=45, ha="right")

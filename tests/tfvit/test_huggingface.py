@@ -325,6 +325,21 @@ def test_other_fields_come_back_as_well(tmp_path, fields):
     assert_comes_back(model, tmp_path / "there")
 
 
+def test_several_labels_a_picture_are_a_problem_type(tmp_path):
+    model = small(CLASSES, SIZE)
+    model.card = dataclasses.replace(model.card, scores="sigmoid")
+    folder = tmp_path / "there"
+    interop.save(model, "huggingface", folder)
+    config = json.loads((folder / "config.json").read_text())
+    assert config["problem_type"] == "multi_label_classification"
+    assert_comes_back(model, folder)
+    (folder / "config.json").write_text(json.dumps(config | {"problem_type": "regression"}))
+    with pytest.raises(
+        tfvit.UserError, match="problem_type 'regression' is not one of single_label"
+    ):
+        interop.load(folder)
+
+
 def test_a_head_of_one_class_and_zeros_is_not_exported(write, tmp_path):
     model, _ = interop.load(write("dinov2", tensors_of("dinov2")))
     interop.save(model, "huggingface", tmp_path / "back")
@@ -352,7 +367,7 @@ def assert_comes_back(model, folder):
     for one, other in zip(model.weights, again.weights):
         assert one.name == other.name
         np.testing.assert_array_equal(one.numpy(), other.numpy())
-    assert again.labels == model.labels
+    assert (again.labels, again.scores) == (model.labels, model.scores)
     changed = {"name": "", "position_interpolation": "bicubic"}  # these are not kept
     kept = dataclasses.replace(model.architecture, **changed)
     assert dataclasses.replace(again.architecture, **changed) == kept

@@ -106,6 +106,7 @@ def read(folder: Path) -> Imported:
     with decoding(folder / CONFIG):
         arch = configs.architecture(config, teacher=heads == 2)
         labels = configs.labels(config) if heads else ("0",)
+        scores = configs.scores(config)
         arch = dataclasses.replace(arch, num_classes=len(labels))
     values = read_json(folder / PREPROCESSOR, "Hugging Face model")
     with decoding(folder / PREPROCESSOR):
@@ -137,6 +138,7 @@ def read(folder: Path) -> Imported:
             "file": where.name,
             "sha256": digest,
         },
+        scores=scores,
     )
 
 
@@ -167,7 +169,7 @@ def write(model: Model, folder: Path) -> None:
         if heads:
             kernel = tensors["classifier.weight"]
             tensors["classifier.weight"] = np.concatenate([kernel, np.zeros_like(kernel)], 1)
-    config = configs.config_of(arch, model.labels, FAMILIES[kind].classes[heads])
+    config = configs.config_of(arch, model.labels, model.scores, FAMILIES[kind].classes[heads])
     processor = configs.preprocessor_of(model.preprocess)
     from safetensors.numpy import save_file
 
