@@ -17,7 +17,7 @@ import numpy as np
 
 from edge_demo.errors import UserError
 from edge_demo.preprocess import PreprocessSpec
-from edge_demo.scores import SOFTMAX, known
+from edge_demo.scores import known
 from tfvit import architecture, files
 from tfvit.files import atomic_folder, decoding, read_json, recover
 
@@ -100,8 +100,6 @@ def find(path: str | Path) -> Path:
 def read_config(folder: str | Path) -> dict:
     """config.json as it lies, checked for its fields; `architecture` and `preprocess` decoded.
 
-    Where it says nothing of `scores`, they are softmax.
-
     Raises UserError if the folder or the file is missing, damaged or of a newer format.
     """
     folder = Path(folder)
@@ -117,7 +115,7 @@ def read_config(folder: str | Path) -> dict:
         config["architecture"] = architecture.from_json(config["architecture"])
         config["preprocess"] = PreprocessSpec.from_json(config["preprocess"])
         config["labels"] = tuple(config["labels"])
-        config["scores"] = known(config.get("scores", SOFTMAX))
+        config["scores"] = known(config["scores"])
         if len(config["labels"]) != config["architecture"].num_classes:
             raise UserError(f"{len(config['labels'])} labels for another number of classes")
         if len(config["weights_sha256"]) != 64 or not isinstance(config["provenance"], dict):
