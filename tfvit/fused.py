@@ -38,9 +38,29 @@ def worthwhile(tokens: int, width: int) -> bool:
     return on_cpu and tokens * width >= 2**18
 
 
-def layer_norm(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, epsilon: float) -> tf.Tensor:
-    """x [..., d] normalised over its last axis in float32, times gamma [d] plus beta [d]."""
-    return (_layer_norm if _fused(x) else plain_layer_norm)(x, gamma, beta, epsilon)
+def residual_norm(
+    x: tf.Tensor, branch: tf.Tensor | None, gamma: tf.Tensor, beta: tf.Tensor, epsilon: float
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """x + branch [..., d], and that normalised over its last axis in float32, times gamma plus beta [d].
+
+    Both in one, and x itself where there is no branch, so that both gradients of a residual stream meet
+    in one island.
+    """
+    if not _fused(x):
+        return plain_residual_norm(x, branch, gamma, beta, epsilon)
+    inputs = [x, gamma, beta] if branch is None else [x, branch, gamma, beta]
+    return _residual_norm(epsilon)(*inputs)
+
+
+def patch_embedding(images: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
+    """Each patch of images [b, height, width, c] through kernel [p, p, c, d]: [b, height / p, width / p, d]."""
+    if not _fused(images):
+        return plain_patch_embedding(images, kernel, bias)
+    size, _, channels, d = kernel.shape
+    rows, columns = images.shape[1] // size, images.shape[2] // size
+    x = tf.reshape(images, [-1, rows, size, columns, size * channels])
+    x = tf.reshape(tf.transpose(x, [0, 1, 3, 2, 4]), [-1, rows, columns, size * size * channels])
+    return dense(x, tf.reshape(kernel, [-1, d]), bias)
 
 
 def dense(x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor | None) -> tf.Tensor:
@@ -85,12 +105,18 @@ def self_attention(
 # The plain twins
 
 
-def plain_layer_norm(x, gamma, beta, epsilon):
-    """`layer_norm`, as the equation has it."""
+def plain_residual_norm(x, branch, gamma, beta, epsilon):
+    """`residual_norm`, as the equation has it."""
+    x = x if branch is None else x + branch
     y = tf.cast(x, tf.float32)
     mean, variance = tf.nn.moments(y, axes=[-1], keepdims=True)
     y = (y - mean) * tf.math.rsqrt(variance + epsilon)
-    return tf.cast(y * tf.cast(gamma, y.dtype) + tf.cast(beta, y.dtype), x.dtype)
+    return x, tf.cast(y * tf.cast(gamma, y.dtype) + tf.cast(beta, y.dtype), x.dtype)
+
+
+def plain_patch_embedding(images, kernel, bias):
+    """`patch_embedding`, as the convolution that it is."""
+    return tf.nn.bias_add(tf.nn.conv2d(images, kernel, kernel.shape[0], "VALID"), bias)
 
 
 def plain_dense(x, kernel, bias):
@@ -202,30 +228,37 @@ def _gate(y, approximate):
     return 0.5 + 0.5 * tanh, slope
 
 
-def _layer_norm(x, gamma, beta, epsilon):
+def _residual_norm(epsilon):
     @tf.custom_gradient
-    def forward(x, gamma, beta):
-        def gradient(dy):
-            dx, dgamma, dbeta = _layer_norm_backward(x, gamma, dy, epsilon)
-            return dx, tf.cast(dgamma, gamma.dtype), tf.cast(dbeta, beta.dtype)
+    def forward(*inputs):
+        *_, gamma, beta = inputs
+        total, y = _residual_norm_forward(*inputs, epsilon=epsilon)
 
-        return _layer_norm_forward(x, gamma, beta, epsilon), gradient
+        def gradient(dtotal, dy):
+            dx, dgamma, dbeta = _residual_norm_backward(total, gamma, dtotal, dy, epsilon=epsilon)
+            dx = [dx] * (len(inputs) - 2)
+            return [*dx, tf.cast(dgamma, gamma.dtype), tf.cast(dbeta, beta.dtype)]
 
-    return forward(x, gamma, beta)
+        return (total, y), gradient
+
+    return forward
 
 
 @_island
-def _layer_norm_forward(x, gamma, beta, epsilon):
+def _residual_norm_forward(x, *rest, epsilon):
+    *branch, gamma, beta = rest
+    for y in branch:
+        x = tf.cast(_float(x) + _float(y), x.dtype)
     y, _ = _normalised(x, epsilon)
-    return tf.cast(y * _float(gamma) + _float(beta), x.dtype)
+    return x, tf.cast(y * _float(gamma) + _float(beta), x.dtype)
 
 
 @_island
-def _layer_norm_backward(x, gamma, dy, epsilon):
+def _residual_norm_backward(x, gamma, dtotal, dy, epsilon):
     y, inverse = _normalised(x, epsilon)
     dy = _float(dy)
     g = dy * _float(gamma)
-    dx = inverse * (g - _mean(g) - y * _mean(g * y))
+    dx = _float(dtotal) + inverse * (g - _mean(g) - y * _mean(g * y))
     rows = list(range(len(x.shape) - 1))
     return tf.cast(dx, x.dtype), tf.reduce_sum(dy * y, rows), tf.reduce_sum(dy, rows)
 

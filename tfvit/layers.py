@@ -142,8 +142,19 @@ class LayerScale(keras.layers.Layer):
         return x * tf.cast(self.gamma, x.dtype)
 
 
-class LayerNorm(keras.layers.Layer):
-    """Layer normalisation over the last axis: [..., d] -> [..., d]."""
+class PatchEmbedding(keras.layers.Conv2D):
+    """Patches to vectors, a convolution: [b, height, width, c] -> [b, *grid, d] (paper, equation 1)."""
+
+    def __init__(self, width: int, patch_size: int, **kwargs) -> None:
+        super().__init__(width, patch_size, patch_size, kernel_initializer="lecun_normal", **kwargs)
+
+    def call(self, images: tf.Tensor) -> tf.Tensor:
+        kernel, bias = (tf.convert_to_tensor(w) for w in (self.kernel, self.bias))
+        return fused.patch_embedding(images, kernel, bias)
+
+
+class ResidualNorm(keras.layers.Layer):
+    """x + branch, and its layer normalisation: twice [..., d] -> twice [..., d]."""
 
     def __init__(self, epsilon: float, **kwargs) -> None:
         super().__init__(**kwargs)
@@ -154,9 +165,16 @@ class LayerNorm(keras.layers.Layer):
         self.gamma = self.add_weight("gamma", initializer="ones", **exact)
         self.beta = self.add_weight("beta", initializer="zeros", **exact)
 
-    def call(self, x: tf.Tensor) -> tf.Tensor:
+    def call(self, x: tf.Tensor, branch: tf.Tensor | None = None) -> tuple[tf.Tensor, tf.Tensor]:
         gamma, beta = (tf.convert_to_tensor(w) for w in (self.gamma, self.beta))
-        return fused.layer_norm(x, gamma, beta, self.epsilon)
+        return fused.residual_norm(x, branch, gamma, beta, self.epsilon)
+
+
+class LayerNorm(ResidualNorm):
+    """Layer normalisation over the last axis, in float32: [..., d] -> [..., d]."""
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        return super().call(x)[1]
 
 
 class Dense(keras.layers.Layer):
@@ -249,13 +267,13 @@ class Block(keras.layers.Layer):
     def build(self, shape) -> None:
         arch, policy = self.arch, {"dtype": self._dtype_policy}
         epsilon, path = arch.layer_norm_epsilon, self.name
-        self.norm_1 = LayerNorm(epsilon, name="norm_1", **policy)
+        self.norm_1 = ResidualNorm(epsilon, name="norm_1", **policy)
         self.attention = Attention(
             arch.heads, arch.qkv_bias, arch.position == "relative", name="attention", **policy
         )
         self.dropout = Dropout(arch.dropout, name=f"{path}/attention/dropout", **policy)
         self.attention_end = self._branch_end("attention")
-        self.norm_2 = LayerNorm(epsilon, name="norm_2", **policy)
+        self.norm_2 = ResidualNorm(epsilon, name="norm_2", **policy)
         self.mlp = Mlp(
             arch.mlp_dim, arch.activation, arch.dropout, f"{path}/mlp", name="mlp", **policy
         )
@@ -277,12 +295,12 @@ class Block(keras.layers.Layer):
         return tf.recompute_grad(lambda x: context.run(self._compute, x, training))(x)
 
     def _compute(self, x: tf.Tensor, training: bool) -> tf.Tensor:
-        y = self.norm_1(x)
+        x, y = self.norm_1(x)
         y = self.dropout(self.attention([y, y]), training=training)
         for layer in self.attention_end:
             y = layer(y, training=training)
-        x += y
-        y = self.mlp(self.norm_2(x), training=training)
+        x, y = self.norm_2(x, y)
+        y = self.mlp(y, training=training)
         for layer in self.mlp_end:
             y = layer(y, training=training)
         return x + y

@@ -13,6 +13,7 @@ from tfvit.layers import (
     Dropout,
     LayerNorm,
     Mlp,
+    PatchEmbedding,
     Position2D,
     PositionEmbedding,
     Probe,
@@ -36,14 +37,7 @@ def graph(arch: Architecture, images: tf.Tensor, policy, remat: bool = False) ->
     x = images
     if arch.stem is not None:
         x = resnet.stem(x, arch.stem, policy)  # [b, height / stride, width / stride, c]
-    x = keras.layers.Conv2D(  # [b, *grid, d]
-        arch.width,
-        arch.patch_size,
-        arch.patch_size,
-        kernel_initializer="lecun_normal",
-        name="embedding",
-        dtype=policy,
-    )(x)
+    x = PatchEmbedding(arch.width, arch.patch_size, name="embedding", dtype=policy)(x)
     x = _tokens(x, arch, policy)  # [b, n, d]
     x = Dropout(arch.dropout, name="position/dropout", dtype=policy)(x)
     for i in range(arch.depth):
