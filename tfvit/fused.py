@@ -53,7 +53,7 @@ def residual_norm(
 
 
 def patch_embedding(images: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
-    """Each patch of images [b, height, width, c] through kernel [p, p, c, d]: [b, height / p, width / p, d]."""
+    """Patches of images [b, h, w, c] through kernel [p, p, c, d], plus bias: [b, h / p, w / p, d]."""
     if not _fused(images):
         return plain_patch_embedding(images, kernel, bias)
     size, _, channels, d = kernel.shape
