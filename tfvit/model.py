@@ -82,6 +82,7 @@ def build(
     arch: Architecture | ResNetArchitecture,
     *,
     dtype: str = "float32",
+    remat: bool = False,
     labels: tuple[str, ...] | None = None,
     preprocess: PreprocessSpec | None = None,
     scores: str = SOFTMAX,
@@ -90,6 +91,8 @@ def build(
     """The tf_keras model of an architecture.
 
     dtype: "float32", or "mixed_bfloat16" to compute in bfloat16 with float32 weights and logits.
+    remat: train in less memory: a ViT's blocks keep only their inputs for the backward pass and compute
+        the rest again. No effect on a ResNet, nor on the weights.
     labels: names of the classes ("0", "1", ... if None).
     preprocess: None is the reference code's: resize to the input size, pixels to [-1, 1].
     scores: "softmax", or "sigmoid" where a picture may have any number of labels.
@@ -97,7 +100,7 @@ def build(
     Raises UserError for other `scores`.
     """
     images = keras.Input((*arch.image_size, 3), name="image")
-    logits = GRAPHS[type(arch)](arch, images, keras.mixed_precision.Policy(dtype))
+    logits = GRAPHS[type(arch)](arch, images, keras.mixed_precision.Policy(dtype), remat)
     model = Model(images, logits, name=arch.name.replace("/", "_").replace("+", "_"))
     model.card = Card(
         arch,
