@@ -91,7 +91,8 @@ def initialise(model: Model, folder: str | Path) -> Transfer:
 
 def _features(arch: Architecture | ResNetArchitecture) -> tuple:
     """What a head of the same weights must agree on."""
-    return tuple(getattr(arch, f, None) for f in ("representation_size", "distillation_token"))
+    parts = [getattr(arch, f, None) for f in ("representation_size", "distillation_token")]
+    return (*parts, getattr(arch, "pooling", None) == "cls+gap")
 
 
 def grid_text(arch: Architecture) -> str:
