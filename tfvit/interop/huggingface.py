@@ -146,7 +146,8 @@ def write(model: Model, folder: Path) -> None:
 
     It becomes a ViT; a DeiT with two class tokens or with one register; a DINOv2 with LayerScale, whose
     classifier has zeros for the mean of the patches where ours does not read it. A DINOv2 whose head is
-    one class of zeros is written without. `position_interpolation` is lost: how positions are resized is up to the model_type.
+    one class of zeros is written without. `position_interpolation` is lost: how positions are resized is
+    up to the model_type.
     Raises UserError, naming the field, for what transformers does not have, or if the disk refuses.
     """
     arch = model.architecture

@@ -46,7 +46,8 @@ BOOKKEEPING |= {"_valid_processor_keys", "data_format", "return_tensors", "disab
 def architecture(config: dict, pooling: str, teacher: bool) -> Architecture:
     """The architecture of a config.json at its own size, with one class.
 
-    pooling: what the classifier reads. teacher: whether it classifies from the distillation token as well. Without, that token of a DeiT
+    pooling: what the classifier reads.
+    teacher: whether it classifies from the distillation token as well. Without, that token of a DeiT
         is one that nothing reads: a register.
     Raises UserError for what we do not have.
     """
