@@ -42,6 +42,13 @@ def feature_model(model):
     return keras.Model(model.input, model.get_layer("pool").output)
 
 
+def dinov2_features(tensors, kind, images):
+    """What the classifier of a DINOv2 reads: the class token, then the mean of the patches."""
+    tokens = sequence(tensors, kind, channels_first(images), 1e-6)
+    first = 1 + 3 * kind.endswith("registers")
+    return np.concatenate([tokens[:, 0], tokens[:, first:].mean(axis=1)], axis=1)
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
 @pytest.mark.parametrize("prefix", ["", "vit."])
 def test_a_vit_with_a_classifier_computes_its_logits(write, prefix, dtype):
@@ -58,13 +65,6 @@ def test_a_vit_with_a_classifier_computes_its_logits(write, prefix, dtype):
 
 
 @pytest.mark.parametrize("prefix", ["", "dinov2."])
-def dinov2_features(tensors, kind, images):
-    """What the classifier of a DINOv2 reads: the class token, then the mean of the patches."""
-    tokens = sequence(tensors, kind, channels_first(images), 1e-6)
-    first = 1 + 3 * kind.endswith("registers")
-    return np.concatenate([tokens[:, 0], tokens[:, first:].mean(axis=1)], axis=1)
-
-
 def test_a_dinov2_computes_its_features_and_gets_a_head_of_zero(write, prefix):
     tensors = tensors_of("dinov2", prefix=prefix)
     mask = {f"{prefix}embeddings.mask_token": np.ones((1, WIDTH), np.float32)}
