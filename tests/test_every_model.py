@@ -27,6 +27,7 @@ TINY = {"width": 32, "depth": 2, "mlp_dim": 64, "heads": 2}
 KINDS = {
     "cls": {},
     "gap": {"pooling": "gap"},
+    "cls+gap": {"pooling": "cls+gap"},
     "map": {"pooling": "map"},
     "no position": {"position": "none"},
     "2-D position": {"position": "learned_2d"},

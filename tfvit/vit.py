@@ -45,8 +45,10 @@ def graph(arch: Architecture, images: tf.Tensor, policy, remat: bool = False) ->
         x = Block(arch, drop_path, remat, name=f"block_{i}", dtype=policy)(x)
     x = norm(x, "norm")
     if arch.pooling == "gap":
-        x = keras.layers.Lambda(lambda t: t[:, arch.prefix_tokens :], name="all", dtype=policy)(x)
-        x = keras.layers.GlobalAveragePooling1D(name="pool", dtype=policy)(x)  # [b, d]
+        x = _mean_of_patches(x, arch, "pool", policy)  # [b, d]
+    elif arch.pooling == "cls+gap":
+        y = [_token(x, 0, "pool_cls", policy), _mean_of_patches(x, arch, "pool_patches", policy)]
+        x = keras.layers.Concatenate(name="pool", dtype=policy)(y)  # [b, 2 d]
     elif arch.pooling == "map":
         y = Probe(name="map", dtype=policy)(x)  # [b, 1, d]
         x = Attention(arch.heads, name="map/attention", dtype=policy)([y, x])
@@ -83,7 +85,7 @@ def _tokens(x: tf.Tensor, arch: Architecture, policy) -> tf.Tensor:
     x = keras.layers.Reshape((-1, arch.width), name="patches", dtype=policy)(x)
     if arch.distillation_token:
         x = Tokens(1, 0, "zeros", name="distillation", dtype=policy)(x)
-    if arch.pooling == "cls":
+    if arch.pooling in ("cls", "cls+gap"):
         x = Tokens(1, 0, "zeros", name="cls", dtype=policy)(x)
     if arch.position == "learned":
         x = PositionEmbedding(name="position", dtype=policy)(x)
@@ -96,3 +98,9 @@ def _tokens(x: tf.Tensor, arch: Architecture, policy) -> tf.Tensor:
 def _token(x: tf.Tensor, index: int, name: str, policy) -> tf.Tensor:
     """One token of the sequence: [b, n, d] -> [b, d]."""
     return keras.layers.Lambda(lambda t: t[:, index], name=name, dtype=policy)(x)
+
+
+def _mean_of_patches(x: tf.Tensor, arch: Architecture, name: str, policy) -> tf.Tensor:
+    """The mean over all but class tokens and registers: [b, n, d] -> [b, d]."""
+    x = keras.layers.Lambda(lambda t: t[:, arch.prefix_tokens :], name="all", dtype=policy)(x)
+    return keras.layers.GlobalAveragePooling1D(name=name, dtype=policy)(x)

@@ -48,9 +48,10 @@ BOOKKEEPING = {"image_processor_type", "feature_extractor_type", "processor_clas
 BOOKKEEPING |= {"_valid_processor_keys", "data_format", "return_tensors", "disable_grouping"}
 
 
-def architecture(config: dict, teacher: bool) -> Architecture:
+def architecture(config: dict, pooling: str, teacher: bool) -> Architecture:
     """The architecture of a config.json at its own size, with one class.
 
+    pooling: what the classifier reads.
     teacher: whether it classifies from the distillation token as well. Without, that token of a DeiT
         is one that nothing reads: a register.
     Raises UserError for what we do not have.
@@ -78,6 +79,7 @@ def architecture(config: dict, teacher: bool) -> Architecture:
         depth=depth,
         mlp_dim=mlp,
         heads=heads,
+        pooling=pooling,
         distillation_token=teacher,
         registers=config.get("num_register_tokens", 0)
         if dino
@@ -110,10 +112,12 @@ def model_type(arch: Architecture) -> str:
 
     Raises UserError, naming the field, if none does.
     """
-    fixed = {"stem": None, "position": "learned", "pooling": "cls", "representation_size": None}
+    fixed = {"stem": None, "position": "learned", "representation_size": None}
     for field, value in fixed.items():
         _need(getattr(arch, field) == value, field, arch)
-    if arch.layer_scale is None:
+    dino = arch.layer_scale is not None
+    _need(arch.pooling in (("cls", "cls+gap") if dino else ("cls",)), "pooling", arch)
+    if not dino:
         _need(arch.registers <= (not arch.distillation_token), "registers", arch)
         return "deit" if arch.distillation_token or arch.registers else "vit"
     _need(not arch.distillation_token, "distillation_token", arch)
