@@ -8,11 +8,12 @@ from __future__ import annotations
 import dataclasses
 import math
 
+import cv2
 import numpy as np
 from PIL import Image
 
 from edge_demo.errors import UserError
-from edge_demo.preprocess import INTERPOLATIONS, PreprocessSpec, to_pixels
+from edge_demo.preprocess import PreprocessSpec, to_pixels
 from tfvit.data import operations
 
 CROPS = ("inception", "simple")
@@ -22,6 +23,7 @@ BORDER = 4  # pixels a simple crop may reach out
 ERASED_AREA = (0.02, 1 / 3)  # arXiv 1708.04896
 ERASED_ASPECT = (0.3, 1 / 0.3)
 ATTEMPTS = 10
+ENLARGE = {"bilinear": cv2.INTER_LINEAR, "bicubic": cv2.INTER_CUBIC}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,16 +76,16 @@ class Augmentation:
 
 
 def augment(
-    image: Image.Image, seed: tuple[int, int], spec: PreprocessSpec, options: Augmentation
+    picture: Image.Image, seed: tuple[int, int], spec: PreprocessSpec, options: Augmentation
 ) -> np.ndarray:
-    """A random view of an RGB image at the input size: uint8 [height, width, 3].
+    """A random view of an RGB Pillow image at the input size: uint8 [height, width, 3].
 
     seed: the run's, and the picture's number in its stream; the same two give the same view.
     """
     rng = np.random.default_rng(seed)
-    image = _crop(image, rng, spec, options)
+    image = _crop(picture, rng, spec, options)
     if options.flip and rng.random() < 0.5:
-        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        image = cv2.flip(image, 1)
     if options.policy == "randaugment":
         strength = (options.layers, options.magnitude, options.magnitude_std)
         image = operations.randaugment(image, rng, *strength)
@@ -93,25 +95,31 @@ def augment(
         image = operations.three_augment(image, rng)
     if options.color_jitter:
         image = operations.jitter(image, rng, options.color_jitter)
-    pixels = np.asarray(image)
-    return _erase(pixels, rng, spec) if rng.random() < options.erase else pixels
+    return _erase(image, rng, spec) if rng.random() < options.erase else image
 
 
 def _crop(
-    image: Image.Image, rng: np.random.Generator, spec: PreprocessSpec, options: Augmentation
-) -> Image.Image:
+    picture: Image.Image, rng: np.random.Generator, spec: PreprocessSpec, options: Augmentation
+) -> np.ndarray:
     if options.crop == "simple":
-        return _simple_crop(image, rng, spec)
+        return _simple_crop(np.asarray(picture), rng, spec)
     if options.crop_min_area == 1:
-        return Image.fromarray(to_pixels(image, spec))
-    least = options.crop_min_area
-    box = _box(rng, image.width, image.height, (least, 1), ASPECT)
+        return to_pixels(picture, spec)
+    width, height = picture.size
+    box = _box(rng, width, height, (options.crop_min_area, 1), ASPECT)
     if box is None:  # a picture too long for any of these: the middle of it
-        width = min(image.width, image.height * ASPECT[1])
-        height = min(image.height, image.width / ASPECT[0])
-        left, top = (image.width - width) / 2, (image.height - height) / 2
-        box = left, top, left + width, top + height
-    return image.resize((spec.width, spec.height), INTERPOLATIONS[spec.interpolation], box=box)
+        across, down = min(width, round(height * ASPECT[1])), min(height, round(width / ASPECT[0]))
+        left, top = (width - across) // 2, (height - down) // 2
+        box = left, top, left + across, top + down
+    left, top, right, bottom = box
+    return _resize(np.asarray(picture)[top:bottom, left:right], (spec.width, spec.height), spec)
+
+
+def _resize(image: np.ndarray, size: tuple[int, int], spec: PreprocessSpec) -> np.ndarray:
+    """To (width, height): by the mean over the area of each pixel where it shrinks."""
+    shrinks = image.shape[1] > size[0] or image.shape[0] > size[1]
+    how = cv2.INTER_AREA if shrinks else ENLARGE[spec.interpolation]
+    return cv2.resize(image, size, interpolation=how)
 
 
 def _box(
@@ -120,30 +128,29 @@ def _box(
     height: int,
     area: tuple[float, float],
     aspect: tuple[float, float],
-) -> tuple[float, float, float, float] | None:
+) -> tuple[int, int, int, int] | None:
     """left, top, right, bottom of a random box, its shape as likely wide as tall; None if none fits."""
     for _ in range(ATTEMPTS):
         size = rng.uniform(*area) * width * height
         ratio = math.exp(rng.uniform(math.log(aspect[0]), math.log(aspect[1])))
-        w, h = math.sqrt(size * ratio), math.sqrt(size / ratio)
-        if w <= width and h <= height:
-            left, top = rng.uniform(0, width - w), rng.uniform(0, height - h)
+        w, h = round(math.sqrt(size * ratio)), round(math.sqrt(size / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            left, top = rng.integers(width - w + 1), rng.integers(height - h + 1)
             return left, top, left + w, top + h
     return None
 
 
 def _simple_crop(
-    image: Image.Image, rng: np.random.Generator, spec: PreprocessSpec
-) -> Image.Image:
-    scale = max(spec.width / image.width, spec.height / image.height)
-    size = max(spec.width, round(image.width * scale)), max(
-        spec.height, round(image.height * scale)
-    )
-    whole = np.asarray(image.resize(size, INTERPOLATIONS[spec.interpolation]))
-    padded = np.pad(whole, ((BORDER, BORDER), (BORDER, BORDER), (0, 0)), "reflect")
+    image: np.ndarray, rng: np.random.Generator, spec: PreprocessSpec
+) -> np.ndarray:
+    height, width = image.shape[:2]
+    scale = max(spec.width / width, spec.height / height)
+    size = max(spec.width, round(width * scale)), max(spec.height, round(height * scale))
+    whole = _resize(image, size, spec)
+    padded = cv2.copyMakeBorder(whole, *[BORDER] * 4, cv2.BORDER_REFLECT_101)
     top = rng.integers(padded.shape[0] - spec.height + 1)
     left = rng.integers(padded.shape[1] - spec.width + 1)
-    return Image.fromarray(padded[top : top + spec.height, left : left + spec.width])
+    return np.ascontiguousarray(padded[top : top + spec.height, left : left + spec.width])
 
 
 def _erase(pixels: np.ndarray, rng: np.random.Generator, spec: PreprocessSpec) -> np.ndarray:
@@ -151,7 +158,7 @@ def _erase(pixels: np.ndarray, rng: np.random.Generator, spec: PreprocessSpec) -
     box = _box(rng, spec.width, spec.height, ERASED_AREA, ERASED_ASPECT)
     if box is None:
         return pixels
-    left, top, right, bottom = map(round, box)
+    left, top, right, bottom = box
     noise = spec.mean + spec.std * rng.standard_normal((bottom - top, right - left, 3))
     pixels = pixels.copy()
     pixels[top:bottom, left:right] = np.clip(np.round(noise), 0, 255)

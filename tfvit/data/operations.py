@@ -1,17 +1,19 @@
 """What augmentation does to a picture, one table of operations and the policies made of them.
 
-An operation takes an RGB Pillow image and a strength in [-1, 1] and gives an image of the same size.
-Pillow works on all of them without Python's lock, so threads run them side by side.
+An operation takes an RGB picture, uint8 [height, width, 3], and a strength in [-1, 1], and gives one of the
+same size. OpenCV does the work: three to seven times faster than Pillow or TensorFlow on a processor, and
+without Python's lock, so that threads run side by side.
 """
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable
 
+import cv2
 import numpy as np
-from PIL import Image, ImageFilter
+
+cv2.setNumThreads(0)  # the pictures of a batch run side by side already
 
 FILL = (128, 128, 128)  # what comes in from outside
 MAX_ROTATE = 30  # degrees; the largest values are those of AutoAugment, arXiv 1805.09501, table 6
@@ -20,32 +22,33 @@ MAX_TRANSLATE = 0.45  # of the side: 150 of 331 pixels
 MAX_ENHANCE = 0.9  # a factor between 0.1 and 1.9
 LUMA = np.array([0.299, 0.587, 0.114])
 LEVELS = np.arange(256)
+SMOOTH = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], np.float32) / 13
 
-Operation = Callable[[Image.Image, float], Image.Image]
+Operation = Callable[[np.ndarray, float], np.ndarray]
 
 
-def _through(image: Image.Image, table: np.ndarray) -> Image.Image:
+def _through(image: np.ndarray, table: np.ndarray) -> np.ndarray:
     """Every grey level looked up in a table [256] or, for each channel its own, [3, 256]."""
-    levels = np.clip(np.broadcast_to(table, (3, 256)), 0, 255).astype(np.uint8)
-    return image.point(levels.ravel().tolist())
+    levels = np.clip(table, 0, 255).astype(np.uint8)
+    return cv2.LUT(image, np.ascontiguousarray(levels.T).reshape(1, 256, -1))
 
 
-def _histogram(image: Image.Image) -> np.ndarray:
-    return np.reshape(image.histogram(), (3, 256))
+def _histogram(image: np.ndarray) -> np.ndarray:
+    counts = [cv2.calcHist([image], [i], None, [256], [0, 256]) for i in range(3)]
+    return np.reshape(counts, (3, 256)).astype(np.int64)
 
 
-def autocontrast(image: Image.Image, strength: float = 0) -> Image.Image:
+def autocontrast(image: np.ndarray, strength: float = 0) -> np.ndarray:
     """Each channel stretched to 0-255; one of a single level stays."""
     table = []
     for counts in _histogram(image):
         low, high = np.flatnonzero(counts)[[0, -1]]
-        stretched = (LEVELS - low) * (255 / max(high - low, 1))
-        table.append(stretched if high > low else LEVELS)
+        table.append((LEVELS - low) * (255 / (high - low)) if high > low else LEVELS)
     return _through(image, np.array(table))
 
 
-def equalize(image: Image.Image, strength: float = 0) -> Image.Image:
-    """Each channel with a flat histogram, but for its topmost level's share as Pillow counts."""
+def equalize(image: np.ndarray, strength: float = 0) -> np.ndarray:
+    """Each channel with a histogram as flat as it can be; its topmost level does not count."""
     table = []
     for counts in _histogram(image):
         step = (counts.sum() - counts[np.flatnonzero(counts)[-1]]) // 255
@@ -54,94 +57,100 @@ def equalize(image: Image.Image, strength: float = 0) -> Image.Image:
     return _through(image, np.array(table))
 
 
-def invert(image: Image.Image, strength: float = 0) -> Image.Image:
+def invert(image: np.ndarray, strength: float = 0) -> np.ndarray:
     """The negative."""
-    return _through(image, 255 - LEVELS)
+    return cv2.bitwise_not(image)
 
 
-def posterize(image: Image.Image, strength: float) -> Image.Image:
+def posterize(image: np.ndarray, strength: float) -> np.ndarray:
     """The 8 to 4 highest bits of each level."""
     dropped = round(4 * strength)
     return _through(image, LEVELS >> dropped << dropped)
 
 
-def solarize(image: Image.Image, strength: float) -> Image.Image:
+def solarize(image: np.ndarray, strength: float) -> np.ndarray:
     """The levels above a threshold inverted: none at strength 0, all at 1."""
     return _through(image, np.where(LEVELS < 256 * (1 - strength), LEVELS, 255 - LEVELS))
 
 
-def brightness(image: Image.Image, strength: float) -> Image.Image:
-    """Away from black, or towards it."""
-    return brighten(image, 1 + MAX_ENHANCE * strength)
-
-
-def brighten(image: Image.Image, factor: float) -> Image.Image:
+def brighten(image: np.ndarray, factor: float) -> np.ndarray:
     """Every level times `factor`."""
     return _through(image, LEVELS * factor)
 
 
-def contrast(image: Image.Image, strength: float) -> Image.Image:
+def stretch(image: np.ndarray, factor: float) -> np.ndarray:
+    """The distance of every level from the picture's mean grey times `factor`."""
+    mean = math.floor(LUMA @ cv2.mean(image)[:3] + 0.5)
+    return _through(image, mean + factor * (LEVELS - mean))
+
+
+def saturate(image: np.ndarray, factor: float) -> np.ndarray:
+    """The distance of every pixel from its own grey times `factor`."""
+    return cv2.addWeighted(image, factor, grayscale(image), 1 - factor, 0)
+
+
+def grayscale(image: np.ndarray, strength: float = 0) -> np.ndarray:
+    """Grey, still as RGB."""
+    return cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+
+
+def brightness(image: np.ndarray, strength: float) -> np.ndarray:
+    """Away from black, or towards it."""
+    return brighten(image, 1 + MAX_ENHANCE * strength)
+
+
+def contrast(image: np.ndarray, strength: float) -> np.ndarray:
     """Away from the mean grey, or towards it."""
     return stretch(image, 1 + MAX_ENHANCE * strength)
 
 
-def stretch(image: Image.Image, factor: float) -> Image.Image:
-    """The distance of every level from the picture's mean grey times `factor`."""
-    mean = math.floor(LUMA @ _histogram(image) @ LEVELS / (image.width * image.height) + 0.5)
-    return _through(image, mean + factor * (LEVELS - mean))
-
-
-def color(image: Image.Image, strength: float) -> Image.Image:
+def color(image: np.ndarray, strength: float) -> np.ndarray:
     """Away from grey, or towards it."""
     return saturate(image, 1 + MAX_ENHANCE * strength)
 
 
-def saturate(image: Image.Image, factor: float) -> Image.Image:
-    """The distance of every pixel from its own grey times `factor`."""
-    return Image.blend(grayscale(image), image, factor)
-
-
-def grayscale(image: Image.Image) -> Image.Image:
-    """Grey, still as RGB."""
-    return image.convert("L").convert("RGB")
-
-
-def sharpness(image: Image.Image, strength: float) -> Image.Image:
+def sharpness(image: np.ndarray, strength: float) -> np.ndarray:
     """Away from the smoothed picture, or towards it."""
-    return Image.blend(image.filter(ImageFilter.SMOOTH), image, 1 + MAX_ENHANCE * strength)
+    factor = 1 + MAX_ENHANCE * strength
+    return cv2.addWeighted(image, factor, cv2.filter2D(image, -1, SMOOTH), 1 - factor, 0)
 
 
-def _warp(image: Image.Image, *coefficients: float) -> Image.Image:
-    """The pixel nearest to (a x + b y + c, d x + e y + f) at each (x, y), as the papers' code has it."""
-    return image.transform(image.size, Image.Transform.AFFINE, coefficients, fillcolor=FILL)
+def _warp(image: np.ndarray, matrix: list[list[float]]) -> np.ndarray:
+    """At each (x, y) the pixel nearest to matrix [2, 3] times (x, y, 1), as in the papers' code."""
+    how = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
+    size = image.shape[1::-1]
+    return cv2.warpAffine(image, np.array(matrix, float), size, flags=how, borderValue=FILL)
 
 
-def rotate(image: Image.Image, strength: float) -> Image.Image:
-    """Turned about its centre."""
-    return image.rotate(MAX_ROTATE * strength, fillcolor=FILL)
+def rotate(image: np.ndarray, strength: float) -> np.ndarray:
+    """Turned about its centre, anticlockwise."""
+    angle = math.radians(MAX_ROTATE * strength)
+    cos, sin = math.cos(angle), math.sin(angle)
+    y, x = (image.shape[0] - 1) / 2, (image.shape[1] - 1) / 2
+    return _warp(image, [[cos, -sin, x - cos * x + sin * y], [sin, cos, y - sin * x - cos * y]])
 
 
-def shear_x(image: Image.Image, strength: float) -> Image.Image:
+def shear_x(image: np.ndarray, strength: float) -> np.ndarray:
     """Rows moved sideways, the lower the further."""
-    return _warp(image, 1, MAX_SHEAR * strength, 0, 0, 1, 0)
+    return _warp(image, [[1, MAX_SHEAR * strength, 0], [0, 1, 0]])
 
 
-def shear_y(image: Image.Image, strength: float) -> Image.Image:
+def shear_y(image: np.ndarray, strength: float) -> np.ndarray:
     """Columns moved up or down, those to the right further."""
-    return _warp(image, 1, 0, 0, MAX_SHEAR * strength, 1, 0)
+    return _warp(image, [[1, 0, 0], [MAX_SHEAR * strength, 1, 0]])
 
 
-def translate_x(image: Image.Image, strength: float) -> Image.Image:
+def translate_x(image: np.ndarray, strength: float) -> np.ndarray:
     """Moved sideways."""
-    return _warp(image, 1, 0, MAX_TRANSLATE * strength * image.width, 0, 1, 0)
+    return _warp(image, [[1, 0, MAX_TRANSLATE * strength * image.shape[1]], [0, 1, 0]])
 
 
-def translate_y(image: Image.Image, strength: float) -> Image.Image:
+def translate_y(image: np.ndarray, strength: float) -> np.ndarray:
     """Moved up or down."""
-    return _warp(image, 1, 0, 0, 0, 1, MAX_TRANSLATE * strength * image.height)
+    return _warp(image, [[1, 0, 0], [0, 1, MAX_TRANSLATE * strength * image.shape[0]]])
 
 
-def identity(image: Image.Image, strength: float = 0) -> Image.Image:
+def identity(image: np.ndarray, strength: float = 0) -> np.ndarray:
     """The picture as it is."""
     return image
 
@@ -186,7 +195,9 @@ AUTOAUGMENT = (
 )
 
 
-def _apply(image: Image.Image, name: str, magnitude: float, rng: np.random.Generator):
+def _apply(
+    image: np.ndarray, name: str, magnitude: float, rng: np.random.Generator
+) -> np.ndarray:
     strength = min(max(magnitude / 10, 0), 1)
     if name in SIGNED and rng.random() < 0.5:
         strength = -strength
@@ -194,8 +205,8 @@ def _apply(image: Image.Image, name: str, magnitude: float, rng: np.random.Gener
 
 
 def randaugment(
-    image: Image.Image, rng: np.random.Generator, layers: int, magnitude: float, std: float
-) -> Image.Image:
+    image: np.ndarray, rng: np.random.Generator, layers: int, magnitude: float, std: float
+) -> np.ndarray:
     """`layers` operations one after the other, each any of the fourteen (arXiv 1909.13719).
 
     magnitude: 0-10, its own deviation `std` around it; the larger the stronger for every operation.
@@ -206,7 +217,7 @@ def randaugment(
     return image
 
 
-def autoaugment(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+def autoaugment(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """One of the 25 pairs of operations that were found for ImageNet (arXiv 1805.09501)."""
     for name, probability, magnitude in AUTOAUGMENT[rng.integers(len(AUTOAUGMENT))]:
         if rng.random() < probability:
@@ -214,18 +225,15 @@ def autoaugment(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     return image
 
 
-def three_augment(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+def three_augment(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Grey, solarized from the middle on, or blurred by 0.1-2 pixels: 3-Augment, arXiv 2204.07118."""
     choice, radius = rng.integers(3), rng.uniform(0.1, 2)
-    blur = functools.partial(_blur, radius=radius)
-    return (grayscale, functools.partial(solarize, strength=0.5), blur)[choice](image)
+    if choice == 0:
+        return grayscale(image)
+    return solarize(image, 0.5) if choice == 1 else cv2.GaussianBlur(image, (0, 0), radius)
 
 
-def _blur(image: Image.Image, radius: float) -> Image.Image:
-    return image.filter(ImageFilter.GaussianBlur(radius))
-
-
-def jitter(image: Image.Image, rng: np.random.Generator, amount: float) -> Image.Image:
+def jitter(image: np.ndarray, rng: np.random.Generator, amount: float) -> np.ndarray:
     """Brightness, contrast and saturation times 1 - amount to 1 + amount each, in any order."""
     factors = rng.uniform(max(0, 1 - amount), 1 + amount, 3)
     for place in rng.permutation(3):
