@@ -116,17 +116,21 @@ def sharpness(image: np.ndarray, strength: float) -> np.ndarray:
 
 
 def _warp(image: np.ndarray, matrix: list[list[float]]) -> np.ndarray:
-    """At each (x, y) the pixel nearest to matrix [2, 3] times (x, y, 1), as in the papers' code."""
+    """At each (x, y) the pixel that holds matrix [2, 3] times (x, y, 1), as in the papers' code.
+
+    The middle of the first pixel is at (0.5, 0.5).
+    """
+    matrix = np.array(matrix, float)
+    matrix[:, 2] += (matrix[:, 0] + matrix[:, 1] - 1) / 2  # OpenCV has it at (0, 0)
     how = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
-    size = image.shape[1::-1]
-    return cv2.warpAffine(image, np.array(matrix, float), size, flags=how, borderValue=FILL)
+    return cv2.warpAffine(image, matrix, image.shape[1::-1], flags=how, borderValue=FILL)
 
 
 def rotate(image: np.ndarray, strength: float) -> np.ndarray:
     """Turned about its centre, anticlockwise."""
     angle = math.radians(MAX_ROTATE * strength)
     cos, sin = math.cos(angle), math.sin(angle)
-    y, x = (image.shape[0] - 1) / 2, (image.shape[1] - 1) / 2
+    y, x = image.shape[0] / 2, image.shape[1] / 2
     return _warp(image, [[cos, -sin, x - cos * x + sin * y], [sin, cos, y - sin * x - cos * y]])
 
 
