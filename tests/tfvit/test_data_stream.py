@@ -3,10 +3,10 @@ from __future__ import annotations
 import itertools
 import signal
 import subprocess
+import sys
 
 import numpy as np
 import pytest
-from helpers import BIN
 from PIL import Image
 
 from edge_demo.preprocess import PreprocessSpec
@@ -82,12 +82,12 @@ def test_a_worker_reads_none_of_the_others_files(root, tmp_path):
         for path in (root / "train" / label).iterdir():
             (tmp_path / "train" / label / path.name).write_bytes(path.read_bytes())
     split = open_source(DataOptions(str(tmp_path), eval_split="train")).train
-    first = stream(split, 3, PLAIN, shard=(0, 2))
+    first = stream(split, 3, PLAIN, shard=(0, 2), replicas=2)
     seen = {level // 9 for level in levels(first)}
     for path in tmp_path.rglob("*.png"):
         if int(path.stem) not in seen:
             path.unlink()  # whoever reads it fails
-    same(stream(split, 3, PLAIN, shard=(0, 2)), first)
+    same(stream(split, 3, PLAIN, shard=(0, 2), replicas=2), first)
 
 
 def test_repeated_augmentation_shows_views_of_the_same_pictures_side_by_side(split):
@@ -162,7 +162,8 @@ def test_data_services_yield_what_the_trainer_would_itself(split, root):
     servers, addresses = [], []
     try:
         for _ in range(2):
-            command = [BIN / "tfvit", "data-service", "--port", "0"]
+            code = "from tfvit.commands.data_service import data_service; data_service()"
+            command = [sys.executable, "-c", code, "--port", "0"]
             servers.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
         for server in servers:
             line = server.stdout.readline()
