@@ -151,9 +151,9 @@ def indexed_split(
 
         return tf.data.Dataset.range(start, np.iinfo(np.int64).max).map(numbered)
 
-<<<<<<< HEAD
     counts = tuple(int(n) for n in np.bincount(flat, minlength=num_classes))
-    return Split(name, size, counts, in_order, shuffled)
+    one_each = labels if np.ndim(labels[0]) == 0 else None
+    return Split(name, size, counts, in_order, shuffled, example, one_each)
 
 
 def multi_hot(numbers: tf.Tensor, num_classes: int) -> tf.Tensor:
@@ -175,9 +175,6 @@ def _lookup(
     flat = np.array([number for of_one in labels for number in of_one], np.int64)
     several, ends = tf.constant(flat), tf.constant(np.cumsum([0, *map(len, labels)]))
     return lambda at: multi_hot(several[ends[at] : ends[at + 1]], num_classes), flat
-=======
-    counts = tuple(int(n) for n in np.bincount(labels, minlength=num_classes))
-    return Split(name, size, counts, in_order, shuffled, example, labels)
 
 
 def shuffled_place(number: tf.Tensor, seed: int, size: int) -> tf.Tensor:
@@ -197,4 +194,3 @@ def permuted(index: tf.Tensor, seed: int, order: tf.Tensor, size: tf.Tensor | in
     return tf.raw_ops.RandomIndexShuffle(  # the public one takes one key for all
         index=index, seed=tf.pad(both, [[0, 0], [0, 1]]), max_index=tf.cast(size, tf.int64) - 1
     )
->>>>>>> h/b

@@ -13,7 +13,6 @@ from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
-from PIL import Image
 from tensorflow.python.ops import script_ops
 
 from edge_demo import images
