@@ -51,15 +51,13 @@ def main(cases, dtypes, only, rounds: int, steps: int, torch_python: str) -> Non
     rows, versions = [], {}
     for case in cases:
         for dtype in dtypes:
-            rates, found = _measure(case, dtype, names, rounds, steps, torch_python)
-            versions |= found
+            rates, used = _measure(case, dtype, names, rounds, steps, torch_python)
+            versions |= used
             best = np.max([rates[n] for n in names if n.startswith("torch")] or [[np.nan]], axis=0)
             for name, rate in rates.items():
                 low, ratio, high = np.percentile(np.divide(rate, best), [25, 50, 75])
-                rows.append(
-                    [case, dtype, name, f"{np.median(rate):.1f}", f"{ratio:.2f}x"]
-                    + [f"{low:.2f}-{high:.2f}"]
-                )
+                found = [f"{np.median(rate):.1f}", f"{ratio:.2f}x", f"{low:.2f}-{high:.2f}"]
+                rows.append([case, dtype, name, *found])
     headers = ["model:batch", "dtype", "step", "images/s", "of torch's best", "quartiles"]
     click.echo("\n" + table(rows, headers))
     click.echo("\n" + about.lines())
