@@ -36,6 +36,7 @@ setup(
         "tfvit.commands",
         "tfvit.data",
         "tfvit.evaluate",
+        "tfvit.inspect",
         "tfvit.interop",
         "convert",
         "edge_demo",

@@ -11,6 +11,7 @@ sensitivity.py what rounding each layer costs;  budget.py  returns the costly on
 tflite.py      the .tflite writer
 metadata.py    labels, preprocessing and provenance into a .tflite: TFLite Metadata, for MediaPipe too
 metadata_schema.py  the part of it that is a flatbuffer;  flatbuffer.py writes and inserts such
+answers.py     what logits say, and how far from what others say
 verify.py      what the written files do: parity, accuracy, speed, memory; the gate
 runner.py      a .tflite in a process of its own, which it may end
 delegation.py  which operations XNNPACK takes, and why not the others

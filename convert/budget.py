@@ -19,10 +19,11 @@ def keep(
     costs: Callable[[], dict[str, dict[str, float]]],
     failed: Path,
     say: Callable[[str], None],
+    figure: str = "top-1",
 ) -> Quantized:
     """`quantized` with as few layers in float as its file needs to lose at most `max_drop` points.
 
-    drop: writes the file of a candidate and returns the points of top-1 that it loses.
+    drop: writes the file of a candidate and returns the points of `figure` that it loses.
     costs: measures the layers (`sensitivity.measure`), the most costly first; not called if all is well.
     Raises GateError, after writing what was tried to `failed`, if half of the layers are not enough or
     the scheme has none to give.
@@ -31,7 +32,9 @@ def keep(
     lost = drop(quantized)
     if lost <= max_drop:
         return quantized
-    say(f"{name}: loses {lost:.2f} points of top-1, more than {max_drop:g}; looking for the layers")
+    say(
+        f"{name}: loses {lost:.2f} points of {figure}, more than {max_drop:g}; looking for the layers"
+    )
     measured = costs()
     tried = {0: lost}
     for layers in _candidates(quantized, list(measured)):
@@ -44,7 +47,7 @@ def keep(
             return candidate
     write_json(failed, {"scheme": name, "drop": lost, "tried": tried, "sensitivity": measured})
     raise GateError(
-        f"{name}: loses {min(tried.values()):.2f} points of top-1 against float32, more than "
+        f"{name}: loses {min(tried.values()):.2f} points of {figure} against float32, more than "
         f"--max-drop {max_drop:g}; most costly are {', '.join(list(measured)[:3])} (all in {failed}); "
         "raise --qat-steps or --max-drop"
     )

@@ -107,10 +107,8 @@ def forward(
         x = held(f"block_{i}/mlp/residual", tf.add, x, mlp(f"block_{i}/mlp", y))
 
     x = norm("norm", x, "norm/output", mean_weights)
-    if arch.pooling == "gap":
-        x = tf.reshape(x, [batch, arch.tokens, width])
-        x = x[:, arch.registers :] if arch.registers else x
-        x = held("pool", tf.reduce_mean, x, axis=1)
+    if arch.pooling in ("gap", "cls+gap"):
+        x = held("pool", _pool, tf.reshape(x, [batch, arch.tokens, width]), arch)
     elif arch.pooling == "map":
         y = tf.reshape(dense("map/attention/scores", x), [batch, -1, heads, 1])
         y = tf.transpose(y, [0, 2, 3, 1])  # [b, heads, 1, n]
@@ -198,6 +196,13 @@ def _tokens(x: tf.Tensor, positions: tf.Tensor | None, prefix: tf.Tensor | None)
     if prefix is None:
         return x
     return tf.concat([tf.tile(prefix, [x.shape[0], 1, 1]), x], axis=1)
+
+
+def _pool(x: tf.Tensor, arch: Architecture) -> tf.Tensor:
+    """The mean of the patches, behind the class token if there is one: [b, n, d] -> [b, d or 2 d]."""
+    patches = x[:, arch.prefix_tokens :] if arch.prefix_tokens else x
+    mean = tf.reduce_mean(patches, axis=1)
+    return tf.concat([x[:, 0], mean], axis=1) if arch.class_tokens else mean
 
 
 def _scores(q: tf.Tensor, k: tf.Tensor, relative: tf.Tensor | None) -> tf.Tensor:

@@ -21,6 +21,7 @@ from convert.schemes import FLOAT, SCHEMES, Scheme
 from convert.tune import Quantized
 from edge_demo.errors import UserError
 from edge_demo.metadata import LABELS_FILE
+from tfvit import figures
 from tfvit.data import Source
 from tfvit.evaluate import classification
 from tfvit.files import staged_files, write_json
@@ -47,8 +48,8 @@ def export(
     folder: of a checkpoint. schemes: beside float32, which is always written.
     source: images to tune and to measure on; may be None where no scheme needs data.
     image_sizes: (height, width) in pixels; None is the checkpoint's own.
-    max_drop: points of top-1 that a file may lose against float32; the layers that cost most are kept
-        in float until it holds.
+    max_drop: points of top-1, or of mAP, that a file may lose against float32; the layers that cost
+        most are kept in float until it holds.
     Returns the report. Raises UserError for what cannot be exported, and GateError for a file that does
     not load and run, does not compute what Keras does, or loses more than max_drop; then the files in
     `out` are as they were, and `failed.json` says which layers cost what.
@@ -67,7 +68,7 @@ def export(
         if reason:
             raise UserError(f"{folder}: scheme {scheme.name} cannot work: {reason}")
     if source:
-        classification.match_labels(readings[0].labels, source)
+        classification.match_labels(readings[0].labels, source, readings[0].scores)
     report: dict = {"checkpoint": str(folder), "files": {}}
     examples: verify.Examples = {}
     with staged_files(out) as staging:
@@ -77,7 +78,7 @@ def export(
             )
             written: dict[str, Quantized] = {}
             paths: dict[str, Path] = {}
-            reference = 0.0  # top-1 of the float file, once it is asked for
+            reference = 0.0  # accuracy of the float file, once it is asked for
             for quantized in tune.quantize(model, chosen, source, options, strategy, say):
                 stem = quantized.scheme.name + (f"-{model.size}" if len(readings) > 1 else "")
                 path = staging / f"{stem}.tflite"
@@ -87,7 +88,9 @@ def export(
                 if max_drop is None or not written:
                     _write(model, quantized, path)
                 else:
-                    reference = reference or verify.top1(model, next(iter(paths.values())), source)
+                    reference = reference or verify.accuracy(
+                        model, next(iter(paths.values())), source
+                    )
                     quantized = _within(
                         *(model, quantized, source, max_drop, reference, path, costs),
                         failed=out / FAILED,
@@ -109,6 +112,7 @@ def export(
             "model": first.architecture.to_json(),
             "preprocess": first.pixel_spec.to_json(),
             "labels": list(first.labels),
+            "scores": first.scores,
             "provenance": _origin(first),
             "data": source.name if source else None,
             "held_out": source.eval.name if source else None,
@@ -131,6 +135,7 @@ def _write(model: Model, quantized: Quantized, path: Path) -> None:
     description = {"scheme": quantized.scheme.name, "provenance": origin}
     content = metadata.add(
         *(quantized.write(model), model.labels, model.pixel_spec, description),
+        scores=model.scores,
         name=model.architecture.name,
         version=model.sha256[:12],
     )
@@ -164,9 +169,10 @@ def _within(
 
     def drop(candidate: Quantized) -> float:
         _write(model, candidate, path)
-        return 100 * (reference - verify.top1(model, path, source))
+        return 100 * (reference - verify.accuracy(model, path, source))
 
-    return budget.keep(quantized, max_drop, drop, costs, failed, say)
+    figure = figures.NAMES["map" if source.multi_label else "top1"]
+    return budget.keep(quantized, max_drop, drop, costs, failed, say, figure)
 
 
 def _origin(model: Model) -> dict:

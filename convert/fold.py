@@ -136,10 +136,14 @@ def _fold_prefix(w: Weights, arch: Architecture) -> None:
 
 
 def _fold_norm(w: Weights, norm: str, dense: list[str]) -> None:
-    """(g * x + h) K + b = x (g[:, None] * K) + (h K + b): the norm's affine part moves into what reads it."""
-    gamma, beta = w.pop(f"{norm}/gamma"), w.pop(f"{norm}/beta")
+    """(g * x + h) K + b = x (g[:, None] * K) + (h K + b): the norm's affine part moves into what reads it.
+
+    So it does where the mean of the patches is read, alone or behind the class token.
+    """
+    gammas, betas = w.pop(f"{norm}/gamma"), w.pop(f"{norm}/beta")
     for name in dense:
         kernel = w[f"{name}/kernel"].astype(np.float64)
+        gamma, beta = np.resize(gammas, len(kernel)), np.resize(betas, len(kernel))
         w[f"{name}/bias"] = w.get(f"{name}/bias", 0.0) + beta @ kernel
         w[f"{name}/kernel"] = gamma[:, np.newaxis] * kernel
 

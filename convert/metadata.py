@@ -12,6 +12,7 @@ from convert import flatbuffer, metadata_schema
 from edge_demo import metadata
 from edge_demo.metadata import CHECKSUM, DESCRIPTION_FILE, LABELS_FILE
 from edge_demo.preprocess import PreprocessSpec
+from edge_demo.scores import SOFTMAX
 from tfvit.files import atomic_file
 
 EPOCH = (1980, 1, 1, 0, 0, 0)  # a fixed time stamp: the same export gives the same bytes
@@ -28,18 +29,25 @@ def add(
     spec: PreprocessSpec,
     description: dict,
     *,
+    scores: str = SOFTMAX,
     name: str,
     version: str,
 ) -> bytes:
     """A .tflite with TFLite Metadata: its flatbuffer, and a zip of `labels.txt` and `tfvit.json`.
 
     spec: of the file's own input. description: scheme and provenance, JSON types.
+    scores: how logits become scores, a name of `edge_demo.scores.SCORES`.
     name, version: of the model, for people.
     """
     summary = f"Image classifier of {len(labels)} classes, {description['scheme']}, by tfvit."
-    content = metadata_schema.image_classifier(name, summary, version, spec, LABELS_FILE)
+    content = metadata_schema.image_classifier(name, summary, version, spec, scores, LABELS_FILE)
     graph = flatbuffer.with_metadata(model, metadata_schema.ENTRY, content)
-    inside = {CHECKSUM: zlib.crc32(graph), **description, "preprocess": spec.to_json()}
+    inside = {
+        CHECKSUM: zlib.crc32(graph),
+        **description,
+        "preprocess": spec.to_json(),
+        "scores": scores,
+    }
     return graph + _archive(labels_text(labels), inside)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from convert import flatbuffer
 from edge_demo.preprocess import PreprocessSpec
+from edge_demo.scores import SOFTMAX
 
 ENTRY = "TFLITE_METADATA"  # its name among the model's metadata entries
 IDENTIFIER = b"M001"
@@ -42,11 +43,17 @@ TENSOR_AXIS_LABELS = np.uint8(2)
 
 
 def image_classifier(
-    name: str, description: str, version: str, spec: PreprocessSpec, labels_file: str
+    name: str,
+    description: str,
+    version: str,
+    spec: PreprocessSpec,
+    scores: str,
+    labels_file: str,
 ) -> bytes:
     """The metadata of an image classifier: an RGB picture in, one logit per label out.
 
-    spec: of the model's own input. labels_file: its name in the zip behind the model.
+    spec: of the model's own input. scores: how logits become them. labels_file: its name in the zip
+    behind the model.
     """
     mean, std = np.float32(spec.mean), np.float32(spec.std)
     normalisation = _table("NormalizationOptions", mean=mean, std=std)
@@ -69,10 +76,11 @@ def image_classifier(
         description="One label per line, in the order of the logits.",
         type=TENSOR_AXIS_LABELS,
     )
+    of = "all" if scores == SOFTMAX else "each"
     logits = _table(
         "TensorMetadata",
         name="logits",
-        description="One logit per class; probabilities are the softmax of all.",
+        description=f"One logit per class; probabilities are the {scores} of {of}.",
         content=_table(
             "Content",
             content_properties_type=FEATURE_PROPERTIES,

@@ -18,6 +18,7 @@ class Model:
     architecture: Architecture
     preprocess: PreprocessSpec
     labels: tuple[str, ...]
+    scores: str
     weights: fold.Weights
     provenance: dict
     sha256: str
@@ -46,4 +47,5 @@ def read(folder: Path, image_size: tuple[int, int] | None = None) -> Model:
         weights, arch = fold.at_resolution(weights, arch, image_size)
         spec = spec.at(*image_size)
     sha256 = config["weights_sha256"]
-    return Model(arch, spec, config["labels"], weights, config["provenance"], sha256)
+    labels, scores = config["labels"], config["scores"]
+    return Model(arch, spec, labels, scores, weights, config["provenance"], sha256)

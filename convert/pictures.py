@@ -12,6 +12,7 @@ from matplotlib.figure import Figure  # without pyplot: no display, no global st
 from PIL import Image
 
 from convert.formats import FORMATS
+from tfvit import figures
 
 INK = "#000001"  # stands for the page's text colour, light or dark
 STYLE = {
@@ -25,7 +26,7 @@ STYLE = {
     "axes.spines.right": False,
 }
 AREAS = (60.0, 900.0)  # of a point, in square points: an empty file's, the largest's
-MIN_POINTS = 5.0  # of top-1 that the picture spans
+MIN_POINTS = 5.0  # of accuracy that the picture spans
 MOST_SITES = 20
 
 
@@ -38,19 +39,20 @@ def thumbnail(pixels: np.ndarray) -> str:
 
 @matplotlib.rc_context(STYLE)
 def accuracy_against_latency(files: dict[str, dict]) -> str | None:
-    """SVG: top-1 of each file over its time on one thread, a line per scheme; None without accuracy."""
+    """SVG: accuracy of each file over its time on one thread, a line per scheme; None without accuracy."""
     measured = [entry for entry in files.values() if "accuracy" in entry]
     if not measured:
         return None
-    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
-    axis = figure.subplots()
+    canvas = Figure(figsize=(6.4, 4.2), layout="constrained")
+    axis = canvas.subplots()
+    figure = figures.best_by(measured[0]["accuracy"])
     largest = max(entry["bytes"] for entry in measured)
     several = len({tuple(entry["image_size"]) for entry in measured}) > 1
     for scheme in dict.fromkeys(entry["scheme"] for entry in measured):
         points = [entry for entry in measured if entry["scheme"] == scheme]
         points.sort(key=lambda entry: entry["latency_ms"]["1"])
         x = [entry["latency_ms"]["1"] for entry in points]
-        y = [100 * entry["accuracy"]["top1"] for entry in points]
+        y = [100 * entry["accuracy"][figure] for entry in points]
         areas = [AREAS[0] + (AREAS[1] - AREAS[0]) * e["bytes"] / largest for e in points]
         (line,) = axis.plot(x, y, "-", alpha=0.6)
         colour = line.get_color()
@@ -60,15 +62,15 @@ def accuracy_against_latency(files: dict[str, dict]) -> str | None:
         for entry, *place in zip(points, x, y) if several else ():
             pixels = FORMATS["pixels"](entry["image_size"])
             axis.annotate(pixels, place, ha="center", va="center", fontsize=8)
-    axis.set(xlabel="milliseconds on one thread", ylabel="top-1 accuracy, %")
+    axis.set(xlabel="milliseconds on one thread", ylabel=f"{figures.NAMES[figure]}, %")
     axis.margins(0.25)
     low, high = axis.get_ylim()
     spread = max(0.0, MIN_POINTS - (high - low)) / 2  # so that a hair's breadth looks like one
     axis.set_ylim(low - spread, high + spread)
     axis.set_xlim(left=0)
     axis.grid(color=INK, alpha=0.15)
-    figure.legend(loc="outside upper center", ncols=3, frameon=False)
-    return _svg(figure, "Accuracy against latency of each file")
+    canvas.legend(loc="outside upper center", ncols=3, frameon=False)
+    return _svg(canvas, "Accuracy against latency of each file")
 
 
 @matplotlib.rc_context(STYLE)

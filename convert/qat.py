@@ -12,12 +12,13 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_model_optimization as tfmot
 
-from convert import edge_graph, sites
+from convert import answers, edge_graph, sites
 from convert.edge_graph import Quantize
 from convert.fold import Weights
 from convert.schemes import BLOCK, Scheme, blockwise
 from convert.sites import Range
 from edge_demo.errors import UserError
+from edge_demo.scores import SOFTMAX
 from tfvit.architecture import Architecture
 from tfvit.optimizer import Optimizer
 from tfvit.recipe import Recipe
@@ -234,6 +235,7 @@ def finetune(
     steps: int,
     learning_rate: float,
     strategy: tf.distribute.Strategy,
+    scores: str = SOFTMAX,
     xla: bool = True,
     advance: Callable[[float], object],
 ) -> tuple[Weights, dict[str, Range], list[float]]:
@@ -241,6 +243,7 @@ def finetune(
 
     batches: grey levels [b, h, w, 3], distributed by `strategy`. learning_rate: peak, relative to the
     size of each weight, and RANGES_FASTER times that for the ranges; it ends at zero, which freezes them.
+    scores: what the model makes of its logits, a name of `edge_demo.scores.SCORES`.
     advance: called with the loss of each step.
     Returns the weights, the ranges and the losses (`make_forward_backward`).
     Raises UserError if the loss stops being a number.
@@ -257,7 +260,7 @@ def finetune(
         )
         adam = Optimizer(recipe, units)
     forward_backward = tf.function(
-        make_forward_backward(weights, arch, scheme, ranges), jit_compile=xla
+        make_forward_backward(weights, arch, scheme, ranges, scores), jit_compile=xla
     )
 
     def replica_step(pixels: tf.Tensor, number: tf.Tensor) -> tf.Tensor:
@@ -309,7 +312,11 @@ def trainable(
 
 
 def make_forward_backward(
-    teacher: Weights, arch: Architecture, scheme: Scheme, ranges: dict[str, Range]
+    teacher: Weights,
+    arch: Architecture,
+    scheme: Scheme,
+    ranges: dict[str, Range],
+    scores: str = SOFTMAX,
 ) -> Callable:
     """The function (pixels, `trainable` tensors in their units) -> (loss, gradients by name).
 
@@ -320,7 +327,7 @@ def make_forward_backward(
     units = {name: unit for name, (_, unit) in trainable(teacher, arch, scheme, ranges).items()}
 
     def run(w: dict, pixels: tf.Tensor, quantize: Quantize) -> tuple[tf.Tensor, list[tf.Tensor]]:
-        """Log-probabilities, and the residual stream after each block."""
+        """Logits, and the residual stream after each block."""
         residuals = []
 
         def note(name: str, x: tf.Tensor) -> tf.Tensor:
@@ -328,7 +335,7 @@ def make_forward_backward(
                 residuals.append(x)
             return quantize(name, x)
 
-        return tf.nn.log_softmax(edge_graph.forward(w, pixels, arch, note)), residuals
+        return edge_graph.forward(w, pixels, arch, note), residuals
 
     def forward_backward(pixels: tf.Tensor, values: dict) -> tuple[tf.Tensor, dict]:
         pixels = tf.cast(pixels, tf.float32)
@@ -338,9 +345,10 @@ def make_forward_backward(
             now = teacher | {name: value * units[name] for name, value in values.items()}
             stretched = {name: _stretched(ends, now.get(name)) for name, ends in ranges.items()}
             found, streams = run(now, pixels, rounding(arch, scheme, stretched))
-            divergence = tf.reduce_sum(tf.exp(target) * (target - found), axis=-1)
             errors = [_relative(x, y, pixels.shape[0]) for x, y in zip(streams, residuals)]
-            loss = tf.reduce_mean(divergence) + tf.reduce_mean(errors)
+            loss = tf.reduce_mean(answers.divergence(target, found, scores)) + tf.reduce_mean(
+                errors
+            )
         return loss, tape.gradient(loss, values, unconnected_gradients="zero")
 
     return forward_backward

@@ -10,12 +10,14 @@ from markupsafe import Markup
 
 from convert import pictures
 from convert.formats import FORMATS, number
+from edge_demo.scores import SIGMOID
+from tfvit import figures
 
 if TYPE_CHECKING:
     from convert.verify import Examples
 
 TEMPLATE = "report.html.jinja"
-MAX_DROP = 0.01  # of top-1 against float, for a file to be called as right as float
+MAX_DROP = 0.01  # of accuracy against float, for a file to be called as right as float
 MAX_PHOTOS = 12
 
 
@@ -36,6 +38,8 @@ def page(report: dict, examples: Examples) -> str:
     return environment.get_template(TEMPLATE).render(
         report=report,
         verdict=verdict(files),
+        figure=_figure(next(iter(files.values()))) if report["data"] else None,
+        several=report["scores"] == SIGMOID,
         rows=[_row(entry, files) for entry in files.values()],
         threads=sorted({t for e in files.values() for t in e["latency_ms"]}, key=int),
         picture=_markup(pictures.accuracy_against_latency(files)),
@@ -52,7 +56,7 @@ def verdict(files: dict[str, dict]) -> str:
     """One sentence: which file to take, and what it costs and brings against float32."""
     floats = [entry for stem, entry in files.items() if entry["reference"] == stem]
     others = [entry for stem, entry in files.items() if entry["reference"] != stem]
-    base = max(floats, key=lambda entry: entry.get("accuracy", {}).get("top1", 0))
+    base = max(floats, key=lambda entry: _accuracy(entry) or 0)
     if not others:
         worst = FORMATS["tiny"](base["parity_with_keras"]["max_difference"])
         return (
@@ -65,8 +69,8 @@ def verdict(files: dict[str, dict]) -> str:
     if not right:
         nearest = min(others, key=lambda entry: _drop(entry, base))
         return (
-            f"Take {base['file']}: no other file comes within {number(100 * MAX_DROP)} point of its top-1; "
-            f"the nearest is {_cost(nearest, base)}."
+            f"Take {base['file']}: no other file comes within {number(100 * MAX_DROP)} point of its "
+            f"{_figure(base)}; the nearest is {_cost(nearest, base)}."
         )
     chosen = max(right, key=lambda entry: _speed(entry, base))
     take = "Take" if _speed(chosen, base) > 1 else "No file is faster than float here:"
@@ -80,8 +84,19 @@ def _gain(entry: dict, base: dict) -> str:
 
 
 def _cost(entry: dict, base: dict) -> str:
-    top1, of_float = (FORMATS["percent"](e["accuracy"]["top1"]) for e in (entry, base))
-    return f"top-1 {top1} with {entry['file']}, {of_float} with {base['file']}"
+    found, of_float = (FORMATS["percent"](_accuracy(e)) for e in (entry, base))
+    return f"{_figure(base)} {found} with {entry['file']}, {of_float} with {base['file']}"
+
+
+def _accuracy(entry: dict) -> float | None:
+    """The figure that files are compared by; None where there is none."""
+    accuracy = entry.get("accuracy")
+    return accuracy and accuracy[figures.best_by(accuracy)]
+
+
+def _figure(entry: dict) -> str:
+    """Its name for people."""
+    return figures.NAMES[figures.best_by(entry["accuracy"])]
 
 
 def facts(value: dict, prefix: str = "") -> list[tuple[str, str]]:
@@ -110,11 +125,11 @@ def _row(entry: dict, files: dict[str, dict]) -> dict:
     change = None
     if entry is not base and "accuracy" in entry:
         change = -_drop(entry, base)
-    return {"top1": entry.get("accuracy", {}).get("top1"), "change": change, **entry}
+    return {"score": _accuracy(entry), "change": change, **entry}
 
 
 def _drop(entry: dict, base: dict) -> float:
-    return base["accuracy"]["top1"] - entry["accuracy"]["top1"]
+    return _accuracy(base) - _accuracy(entry)
 
 
 def _speed(entry: dict, base: dict) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
-from convert import edge_graph, qat, sites
+from convert import answers, edge_graph, qat, sites
 from convert.model import Model
 from convert.schemes import INTEGER
 from convert.tune import Quantized
@@ -18,7 +18,7 @@ def measure(model: Model, quantized: Quantized, pixels: np.ndarray) -> dict[str,
     """The cost of rounding one layer alone, all others in float, by layer, the most costly first.
 
     pixels: uint8 [n, h, w, 3]. Returns kl, the mean Kullback-Leibler divergence from the float graph
-    in nats, and changed, the share of images with another top-1. Where the whole graph is in integers,
+    in nats, and changed, the share of images with other labels. Where the whole graph is in integers,
     what is between the layers is measured too: norms, residual sums, tokens, the head.
     """
     arch = model.architecture
@@ -49,7 +49,7 @@ def measure(model: Model, quantized: Quantized, pixels: np.ndarray) -> dict[str,
     costs = {}
     with progress(len(names), f"sensitivity of {quantized.scheme.name}", "layer") as bar:
         for i, name in enumerate(names):
-            costs[name] = _cost(reference, logits([i]))
+            costs[name] = _cost(reference, logits([i]), model.scores)
             bar.update()
     return dict(sorted(costs.items(), key=lambda item: -item[1]["kl"]))
 
@@ -72,9 +72,9 @@ def _parts(model: Model, quantized: Quantized) -> dict[str, list[str]]:
     return parts
 
 
-def _cost(reference: np.ndarray, found: np.ndarray) -> dict[str, float]:
-    p, q = (tf.nn.log_softmax(x.astype(np.float64)).numpy() for x in (reference, found))
+def _cost(reference: np.ndarray, found: np.ndarray, scores: str) -> dict[str, float]:
+    reference, found = reference.astype(np.float64), found.astype(np.float64)
     return {
-        "kl": float((np.exp(p) * (p - q)).sum(-1).mean()),
-        "changed": float((reference.argmax(-1) != found.argmax(-1)).mean()),
+        "kl": float(answers.divergence(reference, found, scores).numpy().mean()),
+        "changed": 1 - answers.agreement(found, reference, scores),
     }

@@ -164,7 +164,7 @@ def _sites(arch: Architecture) -> Iterator[tuple[str, Site]]:
         yield "map/output", Site(None)
     else:
         yield "norm/output", Site(None)
-    if arch.pooling == "gap":
+    if arch.pooling in ("gap", "cls+gap"):
         yield "pool", Site(None)
     if arch.representation_size:
         yield from dense("pre_logits")

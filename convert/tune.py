@@ -124,6 +124,7 @@ def _quantize_one(
                 steps=steps,
                 learning_rate=rate,
                 strategy=strategy,
+                scores=model.scores,
                 advance=advance,
             )
         ends = [float(np.mean(part)) for part in (losses[:10], losses[-10:])]

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from convert import runner
+from convert import answers, runner
 from edge_demo import metadata
 from edge_demo.errors import GateError
-from tfvit import checkpoint
+from tfvit import checkpoint, figures
 from tfvit.data import Source, pipeline
 from tfvit.evaluate import classification
 from tfvit.evaluate.classification import Predictions
@@ -69,27 +69,27 @@ def measure(
             found = run(pixels)
             if not np.isfinite(found).all():
                 raise GateError(f"{path.name}: logits are not finite")
-            entry["parity_with_keras"] = difference(found, keras_logits)
+            entry["parity_with_keras"] = answers.difference(found, keras_logits, model.scores)
             if stem == reference and not within_tolerance(entry["parity_with_keras"]):
                 worst = entry["parity_with_keras"]["max_difference"]
                 raise GateError(f"{path.name}: logits differ by {worst:.1e} from the Keras model")
             if stem in simulate:
-                entry["parity_with_simulation"] = difference(found, simulate[stem](pixels))
+                simulated = simulate[stem](pixels)
+                entry["parity_with_simulation"] = answers.difference(found, simulated, model.scores)
             if source is None:
                 continue
             differing = []
             if float_predictions is not None:
-                run = _watched(run, float_predictions.logits, differing)
-            predictions = classification.predict_pixels(
-                run, model.labels, model.preprocess, source, label=f"checking {stem}"
-            )
+                run = _watched(run, float_predictions, model.labels, differing)
+            predictions = _predict(run, model, source, stem)
         scores = classification.score(predictions, model.labels)
         entry["accuracy"] = {"images": scores.images, **scores.headline()}
         entry["unreadable"] = sorted(predictions.unreadable)
         if float_predictions is None:
             float_predictions = predictions
             continue
-        entry["unchanged"] = _agreement(predictions.logits, float_predictions.logits)
+        both = predictions.logits, float_predictions.logits
+        entry["unchanged"] = answers.agreement(*both, model.scores)
         places = [place for _, place, _ in differing]
         entry["disagreements"] = _disagreements(
             places, float_predictions, predictions, model.labels
@@ -106,27 +106,6 @@ def logits(path: Path, pixels: np.ndarray) -> np.ndarray:
     """Logits [n, classes] of a .tflite for resized pictures, uint8 [n, height, width, 3]."""
     with runner.runner(path) as run:
         return run(pixels)
-
-
-def difference(found: np.ndarray, reference: np.ndarray) -> dict[str, float]:
-    """How far logits [n, classes] are from others.
-
-    max_difference, and the same in steps: 255ths of the reference's range; largest: of the reference;
-    snr_db: power of the reference, each image's mean taken off, over the power of the error;
-    agreement: share of images with the same top-1.
-    """
-    worst = np.abs(found - reference).max()
-    error = np.square(found - reference, dtype=np.float64).mean()
-    centred = reference - reference.mean(axis=-1, keepdims=True)
-    signal = np.square(centred, dtype=np.float64).mean()
-    return {
-        "images": len(found),
-        "max_difference": float(worst),
-        "steps": float(255 * worst / max(np.ptp(reference), 1e-30)),
-        "largest": float(np.abs(reference).max()),
-        "snr_db": float(10 * np.log10(max(signal, 1e-30) / max(error, 1e-30))),
-        "agreement": _agreement(found, reference),
-    }
 
 
 def within_tolerance(parity: dict[str, float]) -> bool:
@@ -186,34 +165,40 @@ def content(path: Path) -> dict:
     return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
-def top1(model: Model, path: Path, source: Source) -> float:
-    """Top-1 of a .tflite on the held-out images."""
+def accuracy(model: Model, path: Path, source: Source) -> float:
+    """What a .tflite scores on the held-out images, in the figure that models are compared by."""
     with runner.runner(path, os.cpu_count()) as run:
-        predictions = classification.predict_pixels(
-            run, model.labels, model.preprocess, source, label=f"checking {path.stem}"
-        )
-    return classification.score(predictions, model.labels).top1
+        predictions = _predict(run, model, source, path.stem)
+    headline = classification.score(predictions, model.labels).headline()
+    return headline[figures.best_by(headline)]
 
 
-def _agreement(found: np.ndarray, reference: np.ndarray) -> float:
-    """Share of images with the same top-1."""
-    return float((found.argmax(-1) == reference.argmax(-1)).mean())
+def _predict(run: Run, model: Model, source: Source, stem: str) -> Predictions:
+    return classification.predict_pixels(
+        *(run, model.labels, model.preprocess, source),
+        scores=model.scores,
+        label=f"checking {stem}",
+    )
 
 
-def _watched(run: Run, reference: np.ndarray, differing: list[tuple]) -> Run:
-    """`run`, which also keeps the images where its top-1 is another than that of the reference logits.
+def _watched(
+    run: Run, reference: Predictions, labels: tuple[str, ...], differing: list[tuple]
+) -> Run:
+    """`run`, which also keeps the images to which it gives other labels than the reference.
 
-    differing: (-score of the reference's top-1, place in the split, image), the WORST lowest.
+    differing: (-score of the reference's answer, place in the split, image), the WORST lowest.
     """
+    scores = reference.scores
     place = 0
 
     def watched(pixels: np.ndarray) -> np.ndarray:
         nonlocal place
         found = run(pixels)
         for image, logits in zip(pixels, found):
-            if logits.argmax() != reference[place].argmax():
-                score = _softmax(reference[place]).max()
-                differing.append((-float(score), place, image.copy()))
+            expected = reference.logits[place]
+            if not answers.agreement(logits, expected, scores):
+                sure = answers.answer(expected, logits, labels, scores)["score"]
+                differing.append((-sure, place, image.copy()))
                 differing.sort(key=lambda item: item[:2])
                 del differing[WORST:]
             place += 1
@@ -227,24 +212,18 @@ def _disagreements(
 ) -> list[dict]:
     """Photos that the reference is surest of and the file calls by another name."""
 
-    def answer(logits: np.ndarray) -> dict:
-        scores = _softmax(logits)
-        return {"label": labels[scores.argmax()], "score": float(scores.max())}
-
-    return [
-        {
+    def disagreement(place: int) -> dict:
+        logits, others = reference.logits[place], found.logits[place]
+        truth = reference.labels[place]
+        several = truth.ndim > 0
+        return {
             "name": reference.names[place],
-            "label": labels[reference.labels[place]],
-            "reference": answer(reference.logits[place]),
-            "found": answer(found.logits[place]),
+            "label": answers.in_words(truth, labels) if several else labels[truth],
+            "reference": answers.answer(logits, others, labels, reference.scores),
+            "found": answers.answer(others, logits, labels, reference.scores),
         }
-        for place in places
-    ]
 
-
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    exponentials = np.exp(np.float64(logits) - logits.max())
-    return exponentials / exponentials.sum()
+    return [disagreement(place) for place in places]
 
 
 def sample(model: Model, source: Source | None) -> np.ndarray:

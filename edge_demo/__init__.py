@@ -5,6 +5,7 @@
 
 preprocess.py  PreprocessSpec and its NumPy/Pillow implementation (tfvit and convert use it too)
 images.py      files and bytes to upright RGB pictures
+scores.py      softmax or sigmoid: logits to scores and decisions
 metadata.py    labels, preprocessing and provenance inside a .tflite
 classifier.py  a .tflite in, labelled scores out
 cli.py         the `edge-demo` command

@@ -12,6 +12,7 @@ from PIL import Image
 from edge_demo import images, metadata, preprocess
 from edge_demo.errors import UserError
 from edge_demo.quiet import quiet
+from edge_demo.scores import SCORES
 
 
 class Classifier:
@@ -21,17 +22,15 @@ class Classifier:
     threads: CPU threads of the runtime; None lets it choose.
     Raises UserError if the file is missing, damaged, or not written by `tfvit convert`.
 
-    Attributes: `labels`, `preprocess` (PreprocessSpec), `description` (scheme, provenance),
-    `milliseconds` (stage times of the last `classify`: decode, resize, inference).
+    Attributes: `labels`, `preprocess` (PreprocessSpec), `score_function` ("softmax", or "sigmoid" where
+    a picture may have any number of labels), `description` (scheme, provenance), `milliseconds` (stage
+    times of the last `classify`: decode, resize, inference).
     """
 
     def __init__(self, path: str | Path, threads: int | None = None) -> None:
         info = metadata.read(path)
-        self.labels, self.preprocess, self.description = (
-            info.labels,
-            info.preprocess,
-            info.description,
-        )
+        self.labels, self.preprocess = info.labels, info.preprocess
+        self.score_function, self.description = info.scores, info.description
         self.milliseconds: dict[str, float] = {}
         try:
             with quiet():
@@ -91,14 +90,14 @@ class Classifier:
             "resize": 1e3 * (resized - decoded),
             "inference": 1e3 * (done - resized),
         }
-        exponentials = np.exp(logits - logits.max())
-        return exponentials / exponentials.sum()
+        return SCORES[self.score_function](logits)
 
     def classify(
         self, image: str | Path | Image.Image | np.ndarray, top: int = 5
     ) -> list[tuple[str, float]]:
-        """The `top` most probable (label, score) of a picture, best first; scores sum to 1 over all.
+        """The `top` most probable (label, score) of a picture, best first.
 
+        Scores sum to 1 over all labels, or with sigmoid scores are each 0-1.
         image: a file, a Pillow image or RGB uint8 [height, width, 3] of any size.
         Raises UserError if a file is not a readable image.
         """

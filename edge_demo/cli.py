@@ -14,7 +14,9 @@ from typing import NoReturn
 import click
 
 from edge_demo.errors import UserError
+from edge_demo.scores import PRESENT, SIGMOID
 
+Results = list[tuple[str, float]]  # of all labels, the best first
 EXAMPLES = """\b
 Examples:
   edge-demo int8.tflite --source photo.jpg
@@ -72,7 +74,8 @@ class Command(OneLineErrors, click.Command):
 def main(model: Path, source: str, top: int, as_json: bool, threads: int | None, strict: bool):
     """Classify images with MODEL, a .tflite written by `tfvit convert`.
 
-    Prints the most probable labels with their scores and the time each image took.
+    Prints the most probable labels with their scores and the time each image took; a star marks what is
+    in the image, where the model knows of several things in one.
     Unreadable images are skipped and named at the end.
     """
     from edge_demo import images
@@ -82,11 +85,12 @@ def main(model: Path, source: str, top: int, as_json: bool, threads: int | None,
         sys.stdout.reconfigure(errors="replace")  # a bar in a terminal that has no such character
     files = images.find(source)
     classifier = Classifier(model, threads)
-    width = max(len(label) for label in classifier.labels)
+    show = _json_line if as_json else _table
+    several = classifier.score_function == SIGMOID
     skipped, inference = [], []
     for file in files:
         try:
-            results = classifier.classify(file, top)
+            results = classifier.classify(file, len(classifier.labels))
         except UserError as error:
             if strict or len(files) == 1:
                 raise
@@ -94,30 +98,30 @@ def main(model: Path, source: str, top: int, as_json: bool, threads: int | None,
             continue
         times = classifier.milliseconds
         inference.append(times["inference"])
-        show = _json_line if as_json else _table
-        click.echo(show(file, results, times, width))
+        click.echo(show(file, results, times, top, several))
     _summary(inference, skipped, len(files))
 
 
-def _json_line(file: Path, results: list[tuple[str, float]], times: dict, width: int) -> str:
-    return json.dumps(
-        {
-            "source": str(file),
-            "label": results[0][0],
-            "score": round(results[0][1], 6),
-            "top": [{"label": label, "score": round(score, 6)} for label, score in results],
-            "milliseconds": {stage: round(ms, 3) for stage, ms in times.items()},
-        },
-        ensure_ascii=False,
-    )
+def _json_line(file: Path, results: Results, times: dict, top: int, several: bool) -> str:
+    found = {
+        "source": str(file),
+        "label": results[0][0],
+        "score": round(results[0][1], 6),
+        "top": [{"label": label, "score": round(score, 6)} for label, score in results[:top]],
+    }
+    if several:
+        found["labels"] = [label for label, score in results if score >= PRESENT]
+    found["milliseconds"] = {stage: round(ms, 3) for stage, ms in times.items()}
+    return json.dumps(found, ensure_ascii=False)
 
 
-def _table(file: Path, results: list[tuple[str, float]], times: dict, width: int) -> str:
+def _table(file: Path, results: Results, times: dict, top: int, several: bool) -> str:
+    width = max(len(label) for label, _ in results)
     lines = [f"{file}  ({sum(times.values()):.1f} ms, inference {times['inference']:.1f} ms)"]
-    for label, score in results:
-        lines.append(
-            f"  {label:<{width}}  {100 * score:5.1f} %  {'█' * round(30 * score)}".rstrip()
-        )
+    for label, score in results[:top]:
+        star = "*" if several and score >= PRESENT else " "
+        bar = "█" * round(30 * score)
+        lines.append(f"{star} {label:<{width}}  {100 * score:5.1f} %  {bar}".rstrip())
     return "\n".join(lines)
 
 

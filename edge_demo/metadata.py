@@ -1,7 +1,8 @@
 """What a .tflite carries besides the graph: a zip appended to the file, as TFLite Metadata does it.
 
-`labels.txt` has one label per line in the order of the output; `tfvit.json` has the preprocessing
-and the provenance. Any zip tool lists and extracts them. Written by `convert.metadata`.
+`labels.txt` has one label per line in the order of the output; `tfvit.json` has the preprocessing,
+how logits become scores, and the provenance. Any zip tool lists and extracts them. Written by
+`convert.metadata`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from edge_demo.errors import UserError
 from edge_demo.preprocess import PreprocessSpec
+from edge_demo.scores import SOFTMAX, known
 
 LABELS_FILE = "labels.txt"
 DESCRIPTION_FILE = "tfvit.json"
@@ -23,10 +25,14 @@ TFLITE_MAGIC = b"TFL3"  # at byte 4 of every .tflite
 
 @dataclasses.dataclass(frozen=True)
 class Metadata:
-    """labels: in output order. preprocess: the model's input. description: scheme and provenance."""
+    """labels: in output order. preprocess: the model's input. scores: a name of `edge_demo.scores.SCORES`.
+
+    description: scheme and provenance.
+    """
 
     labels: tuple[str, ...]
     preprocess: PreprocessSpec
+    scores: str
     description: dict
 
 
@@ -58,6 +64,7 @@ def read(path: str | Path) -> Metadata:
         if description.pop(CHECKSUM) != checksum:
             raise UserError("damaged model (its checksum differs); copy or export it again")
         spec = PreprocessSpec.from_json(description.pop("preprocess"))
+        scores = known(description.pop("scores", SOFTMAX))
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     except OSError as error:
@@ -66,4 +73,4 @@ def read(path: str | Path) -> Metadata:
         raise UserError(
             f"{path}: no labels and preprocessing inside; export it with `tfvit convert`"
         ) from None
-    return Metadata(tuple(labels), spec, description)
+    return Metadata(tuple(labels), spec, scores, description)

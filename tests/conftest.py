@@ -91,6 +91,34 @@ def photos(tmp_path_factory, sample_photos) -> Path:
 
 
 @pytest.fixture(scope="session")
+def labelled_photos(tmp_path_factory, sample_photos) -> Path:
+    """A folder with labels.csv: 40 pictures for training, 16 for test, each with any of three labels.
+
+    On the left there may be a temple, on the right a flower, and it may be dark.
+    """
+    root = tmp_path_factory.mktemp("several")
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 40), ("test", 16)):
+        (root / split).mkdir()
+        rows = ["file_name,labels"]
+        for i in range(count):
+            picture, present = np.full((48, 64, 3), 128, np.uint8), []
+            for bit, (name, left) in enumerate((("china", 0), ("flower", 32))):
+                x, y = rng.integers(100, 400), rng.integers(100, 300)
+                if i >> bit & 1:
+                    crop = sample_photos[name].crop((x, y, x + 96, y + 144)).resize((32, 48))
+                    picture[:, left : left + 32] = np.asarray(crop)
+                    present.append(name)
+            if i >> 2 & 1:
+                picture //= 3
+                present.append("dark")
+            Image.fromarray(picture).save(root / split / f"{i:02d}.png")
+            rows.append(f"{i:02d}.png,{';'.join(present)}")
+        (root / split / "labels.csv").write_text("\n".join(rows) + "\n")
+    return root
+
+
+@pytest.fixture(scope="session")
 def digits_run(tmp_path_factory, tfvit_cli) -> Path:
     """A run folder: a small ViT trained on digits for some seconds."""
     out = tmp_path_factory.mktemp("runs") / "digits"

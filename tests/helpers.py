@@ -8,13 +8,20 @@ BIN = Path(sys.executable).parent
 SMALL = ("--model", "vit-ti/8", "--image-size", "32", "--set", "depth=2", "--set", "width=48")
 SMALL += ("--set", "heads=3", "--set", "mlp_dim=96")
 
-# A program: `tfvit` on a machine with two devices. Its arguments are those of `tfvit`.
-MIRRORED = """
-import sys
-import tensorflow as tf
-tf.config.set_logical_device_configuration(
-    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
-)
-from tfvit.cli import main
-main(sys.argv[1:], standalone_mode=False)
-"""
+# The command of `tfvit` on a machine with two devices; its arguments follow.
+MIRRORED = (sys.executable, __file__)
+
+
+def two_devices() -> None:
+    """Gives TensorFlow two virtual CPUs; to be called before anything has run on one."""
+    import tensorflow as tf
+
+    cpu, device = tf.config.list_physical_devices("CPU")[0], tf.config.LogicalDeviceConfiguration()
+    tf.config.set_logical_device_configuration(cpu, [device] * 2)
+
+
+if __name__ == "__main__":
+    from tfvit.cli import main
+
+    two_devices()
+    main()

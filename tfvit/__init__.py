@@ -14,6 +14,9 @@ data/            image folders, TFDS, digits; augmentation; the input pipeline
 train.py         the training loop, with optimizer.py, strategies.py, runs.py
 interop/         models of other libraries
 evaluate/        accuracy of a checkpoint or a .tflite
+dry_run.py       what a run will cost, counted by flops.py
+watch.py         pictures and traces of a run; compare.py, several runs; drawn by plots.py
+inspect/         where a model looks
 cli.py           the `tfvit` command, with commands/
 
 Nothing of TensorFlow is imported before it is used.

@@ -38,7 +38,7 @@ RESNETS = {
     "bit-r152x2": ((3, 8, 36, 3), 2),
     "bit-r152x4": ((3, 8, 36, 3), 4),
 }
-POOLINGS = ("cls", "gap", "map")
+POOLINGS = ("cls", "gap", "cls+gap", "map")
 POSITIONS = ("learned", "learned_2d", "relative", "sincos_2d", "none")
 ACTIVATIONS = ("gelu_tanh", "gelu")
 POSITION_INTERPOLATIONS = ("bilinear", "bicubic", "bicubic_antialias")
@@ -63,8 +63,9 @@ class Architecture:
     position_interpolation: how learned position embeddings go to another image size: "bilinear" with
         aligned corners (Google's code), "bicubic" as torch has it (DINOv2, Hugging Face) or
         "bicubic_antialias" (timm, DINOv2 with registers); see `tfvit.posemb`.
-    pooling: "cls" (a class token), "gap" (mean over the patches) or "map" (multihead attention pooling,
-        arXiv 2106.04560); the latter two without class token.
+    pooling: "cls" (a class token), "gap" (mean over the patches), "cls+gap" (both, one behind the other:
+        DINOv2's classifier, arXiv 2304.07193) or "map" (multihead attention pooling, arXiv 2106.04560);
+        "gap" and "map" without class token.
     distillation_token: a second class token with a head of its own; logits are the mean of both (DeiT,
         arXiv 2012.12877).
     registers: tokens without position or use, after the class token (arXiv 2309.16588).
@@ -180,7 +181,7 @@ class Architecture:
     @property
     def class_tokens(self) -> int:
         """Tokens that the head reads, at the start of the sequence: 0 without a class token."""
-        return (self.pooling == "cls") + self.distillation_token
+        return (self.pooling in ("cls", "cls+gap")) + self.distillation_token
 
     @property
     def prefix_tokens(self) -> int:

@@ -1,7 +1,7 @@
 """The checkpoint folder: `config.json` and `weights.safetensors`, nothing that can run code.
 
-config.json holds the architecture, the preprocessing, the labels, the provenance (recipe, data,
-metrics, versions) and the SHA-256 of the weights.
+config.json holds the architecture, the preprocessing, the labels, how logits become scores, the
+provenance (recipe, data, metrics, versions) and the SHA-256 of the weights.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy as np
 
 from edge_demo.errors import UserError
 from edge_demo.preprocess import PreprocessSpec
+from edge_demo.scores import known
 from tfvit import architecture, files
 from tfvit.files import atomic_folder, decoding, read_json, recover
 
@@ -59,6 +60,7 @@ def snapshot(model, state: dict[str, np.ndarray] | None = None) -> Snapshot:
         "architecture": model.architecture.to_json(),
         "preprocess": model.preprocess.to_json(),
         "labels": list(model.labels),
+        "scores": model.scores,
         "provenance": {**model.provenance, "versions": _versions()},
     }
     weights = {name: np.array(w.numpy()) for name, w in named_weights(model).items()}
@@ -113,6 +115,7 @@ def read_config(folder: str | Path) -> dict:
         config["architecture"] = architecture.from_json(config["architecture"])
         config["preprocess"] = PreprocessSpec.from_json(config["preprocess"])
         config["labels"] = tuple(config["labels"])
+        config["scores"] = known(config["scores"])
         if len(config["labels"]) != config["architecture"].num_classes:
             raise UserError(f"{len(config['labels'])} labels for another number of classes")
         if len(config["weights_sha256"]) != 64 or not isinstance(config["provenance"], dict):
@@ -213,6 +216,7 @@ def load(folder: str | Path, dtype: str = "float32"):
         dtype=dtype,
         labels=config["labels"],
         preprocess=config["preprocess"],
+        scores=config["scores"],
         provenance=config["provenance"],
     )
     assign(model, weights, str(folder))

@@ -9,6 +9,7 @@ from pathlib import Path
 from ai_edge_litert import schema_py_generated as schema
 
 from edge_demo import metadata
+from edge_demo.scores import SIGMOID
 from tfvit import checkpoint
 
 
@@ -33,6 +34,7 @@ def _checkpoint(folder: Path) -> dict:
         "architecture": config["architecture"].to_json(),
         "preprocess": config["preprocess"].to_json(),
         "labels": list(config["labels"]),
+        "scores": config["scores"],
         "provenance": config["provenance"],
     }
 
@@ -74,6 +76,7 @@ def _tflite(path: Path) -> dict:
         "constant_bytes": dict(weights),
         "preprocess": content.preprocess.to_json(),
         "labels": list(content.labels),
+        "scores": content.scores,
         **content.description,
     }
 
@@ -124,8 +127,9 @@ def lines(description: dict) -> list[str]:
     labels = ", ".join(d["labels"][:10]) + (", ..." if len(d["labels"]) > 10 else "")
     spec = d["preprocess"]
     mean, std = ([round(level, 4) for level in spec[name]] for name in ("mean", "std"))
+    several = ", any number a picture" if d["scores"] == SIGMOID else ""
     found += [
-        f"  labels      {len(d['labels'])}: {labels}",
+        f"  labels      {len(d['labels'])}{several}: {labels}",
         f"  preprocess  {spec['resize']} to {spec['height']}x{spec['width']}, "
         f"{spec['interpolation']}, mean {mean}, std {std}",
     ]

@@ -9,7 +9,8 @@ import zlib
 import tensorflow as tf
 import tf_keras as keras
 
-from tfvit import posemb
+from tfvit import fused, posemb
+from tfvit.architecture import Architecture
 
 _seed: contextvars.ContextVar = contextvars.ContextVar("dropout_seed", default=None)
 
@@ -28,12 +29,15 @@ def dropout_seed(seed: tf.Tensor):
         _seed.reset(token)
 
 
+def _current_seed() -> tf.Tensor:
+    """The seed of the context or, outside of one, a fresh one: int32 [2]."""
+    seed = _seed.get()
+    return tf.random.uniform([2], maxval=2**31 - 1, dtype=tf.int32) if seed is None else seed
+
+
 def _layer_seed(name: str) -> tf.Tensor:
     """The current seed, folded with a layer's name: int32 [2]."""
-    seed = _seed.get()
-    if seed is None:
-        seed = tf.random.uniform([2], maxval=2**31 - 1, dtype=tf.int32)
-    return tf.random.experimental.stateless_fold_in(seed, zlib.crc32(name.encode()) >> 1)
+    return tf.random.experimental.stateless_fold_in(_current_seed(), zlib.crc32(name.encode()) >> 1)
 
 
 class Dropout(keras.layers.Layer):
@@ -134,8 +138,63 @@ class LayerScale(keras.layers.Layer):
         initial = keras.initializers.Constant(self.initial)
         self.gamma = self.add_weight("gamma", (shape[-1],), initializer=initial)
 
-    def call(self, x: tf.Tensor) -> tf.Tensor:
+    def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         return x * tf.cast(self.gamma, x.dtype)
+
+
+class PatchEmbedding(keras.layers.Conv2D):
+    """Patches to vectors, a convolution: [b, height, width, c] -> [b, *grid, d] (paper, equation 1)."""
+
+    def __init__(self, width: int, patch_size: int, **kwargs) -> None:
+        super().__init__(width, patch_size, patch_size, kernel_initializer="lecun_normal", **kwargs)
+
+    def call(self, images: tf.Tensor) -> tf.Tensor:
+        kernel, bias = (tf.convert_to_tensor(w) for w in (self.kernel, self.bias))
+        return fused.patch_embedding(images, kernel, bias)
+
+
+class ResidualNorm(keras.layers.Layer):
+    """x + branch, and its layer normalisation: twice [..., d] -> twice [..., d]."""
+
+    def __init__(self, epsilon: float, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.epsilon = epsilon
+
+    def build(self, shape) -> None:
+        exact = {"shape": (shape[-1],), "experimental_autocast": False}
+        self.gamma = self.add_weight("gamma", initializer="ones", **exact)
+        self.beta = self.add_weight("beta", initializer="zeros", **exact)
+
+    def call(self, x: tf.Tensor, branch: tf.Tensor | None = None) -> tuple[tf.Tensor, tf.Tensor]:
+        gamma, beta = (tf.convert_to_tensor(w) for w in (self.gamma, self.beta))
+        return fused.residual_norm(x, branch, gamma, beta, self.epsilon)
+
+
+class LayerNorm(ResidualNorm):
+    """Layer normalisation over the last axis, in float32: [..., d] -> [..., d]."""
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        return super().call(x)[1]
+
+
+class Dense(keras.layers.Layer):
+    """A dense layer, with the GELU of `architecture.ACTIVATIONS` that is named: [..., d] -> [..., m]."""
+
+    def __init__(self, units: int, gelu: str | None = None, bias_initializer="zeros", **kwargs):
+        super().__init__(**kwargs)
+        self.units, self.gelu, self.bias_initializer = units, gelu, bias_initializer
+
+    def build(self, shape) -> None:
+        self.kernel = self.add_weight(
+            "kernel", (shape[-1], self.units), initializer="glorot_uniform"
+        )
+        self.bias = self.add_weight("bias", (self.units,), initializer=self.bias_initializer)
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        kernel, bias = (tf.convert_to_tensor(w) for w in (self.kernel, self.bias))
+        if self.gelu is None:
+            return fused.dense(x, kernel, bias)
+        return fused.dense_gelu(x, kernel, bias, self.gelu == "gelu_tanh")
 
 
 class Attention(keras.layers.Layer):
@@ -150,33 +209,101 @@ class Attention(keras.layers.Layer):
 
     def build(self, shapes) -> None:
         (_, n, _), (_, _, width) = shapes
-        dense = {"kernel_initializer": "glorot_uniform", "dtype": self._dtype_policy}
-        self.query = keras.layers.Dense(width, use_bias=self.bias, name="query", **dense)
-        self.key = keras.layers.Dense(width, use_bias=self.bias, name="key", **dense)
-        self.value = keras.layers.Dense(width, use_bias=self.bias, name="value", **dense)
-        self.out = keras.layers.Dense(width, name="out", **dense)
         if self.with_relative:
             shape = (2 * n - 1, width // self.heads)
             self.relative = self.add_weight("relative", shape, initializer=_position())
-        super().build(shapes)
+        self.kernels, self.biases = [], [] if self.bias else None
+        for part in ("query", "key", "value"):
+            kernel = self.add_weight(f"{part}/kernel", (width, width), initializer="glorot_uniform")
+            self.kernels.append(kernel)
+            if self.bias:
+                self.biases.append(self.add_weight(f"{part}/bias", (width,), initializer="zeros"))
+        self.out = Dense(width, name="out", dtype=self._dtype_policy)
 
     def call(self, inputs: list[tf.Tensor]) -> tf.Tensor:
         queries, x = inputs
-        d = x.shape[-1]
-        head_dim = d // self.heads
-
-        def split(y: tf.Tensor) -> tf.Tensor:  # [b, n, d] -> [b, heads, n, head_dim]
-            y = tf.reshape(y, [-1, y.shape[1], self.heads, head_dim])
-            return tf.transpose(y, [0, 2, 1, 3])
-
-        q = split(self.query(queries)) * head_dim**-0.5
-        scores = tf.matmul(q, split(self.key(x)), transpose_b=True)  # [b, heads, m, n]
+        kernels = [tf.convert_to_tensor(kernel) for kernel in self.kernels]
+        biases = self.biases and [tf.convert_to_tensor(bias) for bias in self.biases]
+        if queries is x and not self.with_relative:
+            return self.out(fused.self_attention(x, kernels, biases, self.heads))
+        distances = None
         if self.with_relative:
-            distances = tf.cast(tf.gather(self.relative, posemb.distances(x.shape[1])), q.dtype)
-            scores += tf.einsum("bhmd,mnd->bhmn", q, distances)
-        context = tf.matmul(tf.nn.softmax(scores), split(self.value(x)))  # [b, heads, m, head_dim]
-        context = tf.reshape(tf.transpose(context, [0, 2, 1, 3]), [-1, queries.shape[1], d])
-        return self.out(context)
+            distances = tf.cast(tf.gather(self.relative, posemb.distances(x.shape[1])), x.dtype)
+        return self.out(fused.attend(queries, x, kernels, biases, self.heads, distances))
+
+
+class Mlp(keras.layers.Layer):
+    """Two dense layers with GELU between them: [b, n, d] -> [b, n, d]."""
+
+    def __init__(self, mlp_dim: int, activation: str, dropout: float, path: str, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.mlp_dim, self.activation, self.rate, self.path = mlp_dim, activation, dropout, path
+
+    def build(self, shape) -> None:
+        policy = {"dtype": self._dtype_policy}
+        bias_1, bias_2 = (keras.initializers.RandomNormal(stddev=1e-6) for _ in range(2))
+        self.dense_1 = Dense(self.mlp_dim, self.activation, bias_1, name="dense_1", **policy)
+        self.dense_2 = Dense(shape[-1], None, bias_2, name="dense_2", **policy)
+        self.dropout_1, self.dropout_2 = (
+            Dropout(self.rate, name=f"{self.path}/dropout_{i}", **policy) for i in (1, 2)
+        )
+
+    def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
+        y = self.dropout_1(self.dense_1(x), training=training)
+        return self.dropout_2(self.dense_2(y), training=training)
+
+
+class Block(keras.layers.Layer):
+    """One block of the encoder (paper, equations 2 and 3): [b, n, d] -> [b, n, d].
+
+    drop_path: the rate of its StochasticDepth.
+    remat: in training, keep only its input and compute the rest anew in the backward pass.
+    """
+
+    def __init__(self, arch: Architecture, drop_path: float, remat: bool = False, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.arch, self.drop_path, self.remat = arch, drop_path, remat
+
+    def build(self, shape) -> None:
+        arch, policy = self.arch, {"dtype": self._dtype_policy}
+        epsilon, path = arch.layer_norm_epsilon, self.name
+        self.norm_1 = ResidualNorm(epsilon, name="norm_1", **policy)
+        self.attention = Attention(
+            arch.heads, arch.qkv_bias, arch.position == "relative", name="attention", **policy
+        )
+        self.dropout = Dropout(arch.dropout, name=f"{path}/attention/dropout", **policy)
+        self.attention_end = self._branch_end("attention")
+        self.norm_2 = ResidualNorm(epsilon, name="norm_2", **policy)
+        self.mlp = Mlp(
+            arch.mlp_dim, arch.activation, arch.dropout, f"{path}/mlp", name="mlp", **policy
+        )
+        self.mlp_end = self._branch_end("mlp")
+
+    def _branch_end(self, branch: str) -> list[keras.layers.Layer]:
+        policy, rate = {"dtype": self._dtype_policy}, self.drop_path
+        layers = [StochasticDepth(rate, name=f"{self.name}/{branch}/drop_path", **policy)]
+        if self.arch.layer_scale is not None:
+            scale = LayerScale(self.arch.layer_scale, name=f"{branch}/layer_scale", **policy)
+            layers.insert(0, scale)
+        return layers
+
+    def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
+        if not (self.remat and training):
+            return self._compute(x, training)
+        with dropout_seed(_current_seed()):  # the same in both passes, and fused or not alike
+            context = contextvars.copy_context()
+        return tf.recompute_grad(lambda x: context.run(self._compute, x, training))(x)
+
+    def _compute(self, x: tf.Tensor, training: bool) -> tf.Tensor:
+        x, y = self.norm_1(x)
+        y = self.dropout(self.attention([y, y]), training=training)
+        for layer in self.attention_end:
+            y = layer(y, training=training)
+        x, y = self.norm_2(x, y)
+        y = self.mlp(y, training=training)
+        for layer in self.mlp_end:
+            y = layer(y, training=training)
+        return x + y
 
 
 def head(x: tf.Tensor, classes: int, name: str) -> tf.Tensor:

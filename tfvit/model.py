@@ -8,6 +8,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 from edge_demo.preprocess import PreprocessSpec
+from edge_demo.scores import SOFTMAX, known
 from tfvit import architecture as architectures
 from tfvit import resnet, vit
 from tfvit.architecture import Architecture, ResNetArchitecture
@@ -17,11 +18,15 @@ GRAPHS = {Architecture: vit.graph, ResNetArchitecture: resnet.graph}
 
 @dataclasses.dataclass(frozen=True)
 class Card:
-    """What a model is beside its weights: all of config.json."""
+    """What a model is beside its weights: all of config.json.
+
+    scores: "softmax", or "sigmoid" where a picture may have any number of labels.
+    """
 
     architecture: Architecture | ResNetArchitecture
     preprocess: PreprocessSpec
     labels: tuple[str, ...]
+    scores: str
     provenance: dict
 
 
@@ -49,6 +54,11 @@ class Model(keras.Model):
         return self.card.labels
 
     @property
+    def scores(self) -> str:
+        """How logits become scores: a name of `edge_demo.scores.SCORES`."""
+        return self.card.scores
+
+    @property
     def provenance(self) -> dict:
         """Where its weights come from; JSON types."""
         return self.card.provenance
@@ -72,24 +82,31 @@ def build(
     arch: Architecture | ResNetArchitecture,
     *,
     dtype: str = "float32",
+    remat: bool = False,
     labels: tuple[str, ...] | None = None,
     preprocess: PreprocessSpec | None = None,
+    scores: str = SOFTMAX,
     provenance: dict | None = None,
 ) -> Model:
     """The tf_keras model of an architecture.
 
     dtype: "float32", or "mixed_bfloat16" to compute in bfloat16 with float32 weights and logits.
+    remat: train in less memory: a ViT's blocks keep only their inputs for the backward pass and compute
+        the rest again. No effect on a ResNet, nor on the weights.
     labels: names of the classes ("0", "1", ... if None).
     preprocess: None is the reference code's: resize to the input size, pixels to [-1, 1].
+    scores: "softmax", or "sigmoid" where a picture may have any number of labels.
     provenance: where the weights come from; JSON types.
+    Raises UserError for other `scores`.
     """
     images = keras.Input((*arch.image_size, 3), name="image")
-    logits = GRAPHS[type(arch)](arch, images, keras.mixed_precision.Policy(dtype))
+    logits = GRAPHS[type(arch)](arch, images, keras.mixed_precision.Policy(dtype), remat)
     model = Model(images, logits, name=arch.name.replace("/", "_").replace("+", "_"))
     model.card = Card(
         arch,
         preprocess or PreprocessSpec(*arch.image_size),
         labels or tuple(str(i) for i in range(arch.num_classes)),
+        known(scores),
         provenance or {},
     )
     return model

@@ -92,8 +92,8 @@ def data_options(required: bool = True) -> Callable:
                 click.option(
                     "--data",
                     required=required,
-                    help="An image folder (train/ and test/ or val/ with a folder per class, or "
-                    "classes alone with --split), tfds:NAME[:CONFIG], or digits.",
+                    help="An image folder (train/ and test/ or val/, or neither with --split; a folder "
+                    "per class or a labels.csv inside), tfds:NAME[:CONFIG], or digits.",
                 ),
                 click.option(
                     "--split",

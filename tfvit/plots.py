@@ -1,26 +1,42 @@
-"""Pictures that people look at: training curves and the confusion of classes."""
+"""Pictures that people look at: curves of runs, the confusion of classes, batches, heat maps.
+
+Each is written as a PNG to a path, atomically, or to an open file.
+"""
 
 from __future__ import annotations
 
+import math
+import textwrap
+from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
 from tfvit.files import atomic_file
 
 MAX_NAMED_CLASSES = 40  # beyond it labels and counts do not fit a page
+# (phase, key, factor, name): what is compared of several runs
+PANELS = (
+    ("train", "loss", 1, "training loss, nats"),
+    ("eval", "loss", 1, "held-out loss, nats"),
+    ("eval", "top1", 100, "held-out top-1, %"),
+    ("train", "learning_rate", 1, "learning rate"),
+    ("train", "images_per_second", 1, "images/s"),
+)
+TILE, CAPTION = 1.5, 0.36  # inches: a picture in a grid, the lines under it
+MOST_LINES = 10  # of one style; further runs are dashed
 
 
-def curves(rows: list[dict], path: Path, title: str) -> None:
+def curves(rows: list[dict], path: Path | BinaryIO, title: str) -> None:
     """Loss and accuracy over steps, training and held out, as a PNG."""
     figure, axes = _figure(2, (10, 4))
     for phase, style in (("train", "-"), ("eval", "o-")):
-        chosen = [row for row in rows if row["phase"] == phase]
-        steps = [row["step"] for row in chosen]
         name = "training" if phase == "train" else "held out"
-        axes[0].plot(steps, [row["loss"] for row in chosen], style, label=name, markersize=3)
-        accuracy = [100 * row["top1"] for row in chosen]
-        axes[1].plot(steps, accuracy, style, label=name, markersize=3)
+        for axis, key, factor in ((axes[0], "loss", 1), (axes[1], "top1", 100)):
+            chosen = [row for row in rows if row["phase"] == phase and row.get(key) is not None]
+            values = [factor * row[key] for row in chosen]
+            axis.plot([r["step"] for r in chosen], values, style, label=name, markersize=3)
     for axis, label in zip(axes, ("loss, nats", "top-1 accuracy, %")):
         axis.set(xlabel="step", ylabel=label)
         axis.grid(alpha=0.3)
@@ -29,14 +45,24 @@ def curves(rows: list[dict], path: Path, title: str) -> None:
     _save(figure, path)
 
 
-def confusion(counts: list[list[int]], labels: tuple[str, ...], path: Path, title: str) -> None:
-    """A confusion matrix as a PNG: rows are the true classes, shares of each row as colour."""
+def confusion(
+    counts: list[list[int]],
+    labels: tuple[str, ...],
+    path: Path | BinaryIO,
+    title: str,
+    images: Sequence[int] | None = None,
+) -> None:
+    """A confusion matrix as a PNG: rows are the true classes, shares of their images as colour.
+
+    images: of each class, where that is not the sum of the row: with several labels a picture.
+    """
     matrix = np.array(counts, float)
-    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    images = matrix.sum(axis=1) if images is None else np.array(images)
+    shares = matrix / np.maximum(images[:, np.newaxis], 1)
     side = min(max(4.0, 1.6 + 0.55 * len(labels)), 16)
     figure, (axis,) = _figure(1, (side + 1, side))
     image = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    figure.colorbar(image, ax=axis, label="share of the true class", fraction=0.046)
+    figure.colorbar(image, ax=axis, label="share of the true class's images", fraction=0.046)
     axis.set(xlabel="predicted", ylabel="true", title=title)
     if len(labels) <= MAX_NAMED_CLASSES:
         axis.set_xticks(range(len(labels)), labels, rotation=45, ha="right")
@@ -48,13 +74,106 @@ def confusion(counts: list[list[int]], labels: tuple[str, ...], path: Path, titl
     _save(figure, path)
 
 
-def _figure(columns: int, size: tuple[float, float]):
+def comparison(
+    runs: dict[str, list[dict]], path: Path | BinaryIO, against: str, label: str, factor: float = 1
+) -> None:
+    """Loss, accuracy, learning rate and speed of several runs, each by its name.
+
+    runs: name -> rows of metrics. against: the key of a row that is the x axis; label, factor: its.
+    """
+    figure, axes = _figure(3, (13, 7), rows=2)
+    lines = []
+    for axis, (phase, key, scale, name) in zip(axes, PANELS):
+        style = "o-" if phase == "eval" else "-"
+        drawn = False
+        for i, rows in enumerate(runs.values()):
+            chosen = [row for row in rows if row["phase"] == phase and row.get(key) is not None]
+            x, y = [factor * row[against] for row in chosen], [scale * row[key] for row in chosen]
+            dashes = ("-", "--", ":")[min(i // MOST_LINES, 2)]
+            look = {"color": f"C{i % MOST_LINES}", "linestyle": dashes, "linewidth": 1.4}
+            marker = "." if len(x) == 1 else style[:-1]  # a single point has no line
+            lines += axis.plot(x, y, marker=marker, markersize=3 if len(x) > 1 else 8, **look)
+            drawn = drawn or bool(x)
+        axis.set_title(name, fontsize=10, loc="left")
+        axis.grid(alpha=0.3)
+        if drawn:
+            axis.set_xlabel(label)
+        else:
+            axis.set(xticks=[], yticks=[])
+            axis.text(0.5, 0.5, "none yet", ha="center", color="gray", transform=axis.transAxes)
+    axes[3].ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
+    axes[4].set_ylim(bottom=0)
+    axes[5].axis("off")
+    names = [textwrap.shorten(name, 44, placeholder=" ...") for name in runs]
+    size = 10 if len(names) <= 14 else 7
+    legend = axes[5].legend(
+        lines[: len(names)],
+        list(map(str, range(len(names)))),
+        loc="upper left",
+        frameon=False,
+        fontsize=size,
+    )
+    for text, name in zip(
+        legend.get_texts(), names
+    ):  # afterwards: "_" and "$" mean something there
+        text.set(text=name, parse_math=False)
+    _save(figure, path)
+
+
+def batch_grid(pixels: np.ndarray, captions: list[str], path: Path | BinaryIO) -> None:
+    """Pictures, uint8 [b, height, width, 3], in a grid with a caption under each."""
+    columns = min(len(pixels), max(4, math.ceil(math.sqrt(len(pixels)))))
+    figure, axes = _tiles(pixels, math.ceil(len(pixels) / columns), columns, CAPTION)
+    for axis, image, caption in zip(axes, pixels, captions):
+        axis.imshow(image, interpolation="nearest")
+        lines = textwrap.wrap(caption, 20, max_lines=2, placeholder="...")
+        caption = "\n".join(lines)
+        axis.set_title(caption, fontsize=8, y=0, pad=-4, va="top", parse_math=False)
+    _save(figure, path)
+
+
+def heat_maps(pixels: np.ndarray, maps: dict[str, np.ndarray], path: Path | BinaryIO) -> None:
+    """Pictures, uint8 [b, height, width, 3], in rows, each with its heat maps laid over it.
+
+    maps: name of a column -> [b, down, across] of any scale; the brightest is the most.
+    """
+    height, width = pixels.shape[1:3]
+    figure, axes = _tiles(pixels, len(pixels), 1 + len(maps), 0.1)
+    axes = axes.reshape(len(pixels), -1)
+    for row, image, *heat in zip(axes, pixels, *maps.values()):
+        row[0].imshow(image)
+        for axis, values in zip(row[1:], heat):
+            axis.imshow(image.mean(axis=-1), cmap="gray", vmin=0, vmax=255)
+            place = (-0.5, width - 0.5, height - 0.5, -0.5)
+            low, high = values.min(), values.max()
+            share = (values - low) / max(high - low, np.finfo(np.float32).tiny)
+            axis.imshow(share, cmap="inferno", alpha=0.6, extent=place, interpolation="bilinear")
+    for axis, name in zip(axes[0], ("picture", *maps)):
+        axis.set_title(name, fontsize=9)
+    _save(figure, path)
+
+
+def _tiles(pixels: np.ndarray, rows: int, columns: int, gap: float):
+    """A figure of empty tiles in the pictures' proportion, `gap` inches between rows, and its axes."""
+    height, width = pixels.shape[1:3]
+    tall = TILE * min(max(height / width, 0.25), 4) + gap
+    figure, axes = _figure(columns, (columns * (TILE + 0.1), rows * tall), rows)
+    for axis in axes:
+        axis.axis("off")
+    return figure, axes
+
+
+def _figure(columns: int, size: tuple[float, float], rows: int = 1):
+    """A figure and its axes, row after row."""
     from matplotlib.figure import Figure  # without pyplot: no display, no global state
 
     figure = Figure(figsize=size, layout="constrained")
-    return figure, figure.subplots(1, columns, squeeze=False)[0]
+    return figure, figure.subplots(rows, columns, squeeze=False).reshape(-1)
 
 
-def _save(figure, path: Path) -> None:
+def _save(figure, path: Path | BinaryIO) -> None:
+    if not isinstance(path, Path):
+        figure.savefig(path, dpi=120, format="png")
+        return
     with atomic_file(path) as temporary:
         figure.savefig(temporary, dpi=120, format="png")

@@ -61,7 +61,7 @@ def stem(x: tf.Tensor, units: tuple[int, ...], policy) -> tf.Tensor:
     return x
 
 
-def graph(arch: ResNetArchitecture, images: tf.Tensor, policy) -> tf.Tensor:
+def graph(arch: ResNetArchitecture, images: tf.Tensor, policy, remat: bool = False) -> tf.Tensor:
     """Logits [b, classes], float32, of normalised images [b, height, width, 3]."""
     width = ROOT_WIDTH * arch.width_factor
     x = _conv(images, width, 7, 2, "root/conv", policy)

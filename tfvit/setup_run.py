@@ -27,17 +27,20 @@ def data_of(options: dict) -> DataOptions:
     return DataOptions(**{name: options[name] for name in names})
 
 
-def new_run(options: dict, source: Source | None, out: Path) -> Run:
+def new_run(options: dict, source: Source, out: Path) -> Run:
     """The Run that the options of `tfvit train` describe, every default resolved.
 
-    source: None leaves the numbers of steps and classes open, for a look at the recipe.
     out: folder of the run. A model of another library to start from is kept there as a checkpoint.
     Raises UserError for values that do not fit each other, the data or the checkpoint of --init.
     """
-    if source is not None and source.train is None:
+    if source.train is None:
         raise UserError(f"{source.name}: no training split; choose --train-split")
     row = recipes.named(options["recipe"] or default_recipe(options))
     recipe, changes = recipe_of(options, row)
+    if source.multi_label and recipe.loss == "softmax":
+        if "loss" in dict(options["settings"]):
+            raise UserError(f"{source.name}: has several labels a picture; --set loss=sigmoid")
+        recipe = dataclasses.replace(recipe, loss="sigmoid")
     init = str(_checkpoint(Path(options["init"]), out)) if options["init"] else None
     arch, spec = _model(options, row, changes, init, len(source.labels))
     return Run(arch, spec, data_of(options), recipe.resolved(source.train.size), init, options)

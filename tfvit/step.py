@@ -7,6 +7,9 @@ from collections.abc import Callable
 import tensorflow as tf
 import tf_keras as keras
 
+from tfvit import fused
+from tfvit.architecture import Architecture
+from tfvit.data.mix import mix
 from tfvit.layers import dropout_seed
 from tfvit.model import Model
 from tfvit.optimizer import Optimizer
@@ -32,7 +35,8 @@ def make_train_step(
     """
     if xla is None:
         xla = bool(tf.config.list_logical_devices("GPU"))
-    gradients_of = forward_backward(model, optimizer.variables, recipe, teacher)
+    islands = not xla and _worthwhile(model, recipe, strategy)
+    gradients_of = forward_backward(model, optimizer.variables, recipe, teacher, islands)
     alone = strategy.num_replicas_in_sync == 1
     if xla and not alone:
         gradients_of = tf.function(gradients_of, jit_compile=True, autograph=False)
@@ -63,18 +67,27 @@ def make_train_step(
 
 
 def forward_backward(
-    model: Model, variables: list[tf.Variable], recipe: Recipe, teacher: Model | None = None
+    model: Model,
+    variables: list[tf.Variable],
+    recipe: Recipe,
+    teacher: Model | None = None,
+    islands: bool = False,
 ) -> Callable[[dict, tf.Tensor, tf.Tensor], tuple[dict, list[tf.Tensor]]]:
     """The function (batch, seed, scale) -> sums over the images, gradients of loss times scale.
 
-    Pure but for reading the model's weights, with static shapes. seed: int32 [2].
+    Pure but for reading the model's weights, with static shapes. seed: int32 [2]. islands: see
+    `tfvit.fused`, for a CPU.
     """
     outputs = _outputs(model)
     loss_of = LOSSES[recipe.loss]
     classes = model.architecture.num_classes
 
     def part(batch: dict, seed: tf.Tensor, scale: tf.Tensor) -> tuple[dict, list[tf.Tensor]]:
-        with tf.GradientTape(watch_accessed_variables=False) as tape, dropout_seed(seed):
+        with (
+            fused.enabled(islands),
+            tf.GradientTape(watch_accessed_variables=False) as tape,
+            dropout_seed(seed),
+        ):
             tape.watch(variables)
             images = normalise(batch["pixels"], model.preprocess)
             logits = [tf.cast(x, tf.float32) for x in outputs(images, training=True)]
@@ -97,7 +110,7 @@ def forward_backward(
         return sums, [tf.convert_to_tensor(g) for g in gradients]
 
     def forward_backward(batch: dict, seed: tf.Tensor, scale: tf.Tensor):
-        batch = _targets(batch, seed, recipe, classes)
+        batch = prepared(batch, seed, recipe, classes)
         if recipe.accumulate == 1:
             return part(batch, seed, scale)
         size = batch["mask"].shape[0] // recipe.accumulate
@@ -128,8 +141,17 @@ def forward_backward(
     return forward_backward
 
 
-def _targets(batch: dict, seed: tf.Tensor, recipe: Recipe, classes: int) -> dict:
-    """A batch of the pipeline with what is to be answered: `truth` of the images, `targets` after mixing."""
+def _worthwhile(model: Model, recipe: Recipe, strategy: tf.distribute.Strategy) -> bool:
+    arch = model.architecture
+    images = recipe.batch_size // (strategy.num_replicas_in_sync * recipe.accumulate)
+    return isinstance(arch, Architecture) and fused.worthwhile(images * arch.tokens, arch.width)
+
+
+def prepared(batch: dict, seed: tf.Tensor, recipe: Recipe, classes: int) -> dict:
+    """A batch of the pipeline as it is trained on: mixed, with what is to be answered.
+
+    truth: [b, classes], 1 for each class that a picture has. targets: the same, smoothed and mixed.
+    """
     label = batch["label"]
     truth = tf.one_hot(label, classes) if label.shape.rank == 1 else tf.cast(label, tf.float32)
     targets = truth
@@ -138,8 +160,6 @@ def _targets(batch: dict, seed: tf.Tensor, recipe: Recipe, classes: int) -> dict
         targets = truth * (1 - smoothing) + smoothing / (classes if recipe.loss == "softmax" else 2)
     pixels = batch["pixels"]
     if recipe.mixup or recipe.cutmix:
-        from tfvit.data.mix import mix
-
         seed = tf.random.experimental.stateless_fold_in(seed, MIX)
         pixels = tf.cast(pixels, tf.float32)
         pixels, targets = mix(pixels, targets, seed, mixup=recipe.mixup, cutmix=recipe.cutmix)

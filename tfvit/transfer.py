@@ -91,7 +91,9 @@ def initialise(model: Model, folder: str | Path) -> Transfer:
 
 def _features(arch: Architecture | ResNetArchitecture) -> tuple:
     """What a head of the same weights must agree on."""
-    return tuple(getattr(arch, f, None) for f in ("representation_size", "distillation_token"))
+    both = getattr(arch, "pooling", None) == "cls+gap"
+    fields = ("representation_size", "distillation_token")
+    return both, *(getattr(arch, field, None) for field in fields)
 
 
 def grid_text(arch: Architecture) -> str:

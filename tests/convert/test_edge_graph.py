@@ -14,6 +14,10 @@ MODELS = {
     "map": {"pooling": "map"},
     "registers": {"registers": 3},
     "registers and gap": {"registers": 3, "pooling": "gap"},
+    "cls+gap": {"pooling": "cls+gap", "layer_scale": 0.3},
+    "cls+gap, registers, representation layer": {
+        **{"pooling": "cls+gap", "registers": 3, "representation_size": 20}
+    },
     "distillation token": {"distillation_token": True},
     "distillation token and registers": {"distillation_token": True, "registers": 2},
     "no biases": {"qkv_bias": False},

@@ -7,7 +7,7 @@ from ai_edge_litert import schema_py_generated as schema
 from helpers import SMALL
 
 import tfvit
-from convert import export, verify
+from convert import answers, export, verify
 from edge_demo import Classifier, metadata
 from edge_demo.preprocess import normalise
 from tfvit.data import DataOptions, open_source, pipeline
@@ -133,7 +133,7 @@ def test_a_file_that_fails_its_gate_is_not_left(tmp_path, digits_run, tfvit_cli,
 def test_difference_by_hand():
     reference = np.array([[3.0, 1.0], [0.0, 4.0]])
     found = reference + np.array([[0.5, 0.0], [0.0, -0.5]])
-    parity = verify.difference(found, reference)
+    parity = answers.difference(found, reference)
     assert parity["max_difference"] == 0.5 and parity["largest"] == 4.0
     assert parity["agreement"] == 1.0
     # signal: deviations 1, -1, -2, 2 have mean square 2.5; error: mean square 0.125

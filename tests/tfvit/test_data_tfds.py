@@ -190,7 +190,7 @@ ERRORS = {
     "no name": ("tfds:", {}, ["tfds:"]),
     "unknown config": ("tfds:cifar10_corrupted:nope", {}, ["tfds:cifar10_corrupted:nope"]),
     "config of a set without": ("tfds:mnist:nope", {}, ["tfds:mnist:nope", "nope"]),
-    "no labels": ("tfds:coco", {}, ["tfds:coco", "one label"]),
+    "no labels": ("tfds:div2k", {}, ["tfds:div2k", "one label or several"]),
     "no pictures": ("tfds:imdb_reviews", {}, ["tfds:imdb_reviews", "image"]),
     "a share": ("tfds:mnist", {"holdout": 0.1}, ["--split", "--train-split 'train[:90%]'"]),
     "unknown split": ("tfds:mnist", {"eval_split": "tset"}, ["tfds:mnist", "'tset'", "train"]),

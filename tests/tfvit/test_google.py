@@ -268,6 +268,7 @@ def test_a_written_file_is_theirs_and_comes_back_to_the_bit(tmp_path, case):
         ({"position": "learned_2d"}, "position learned_2d"),
         ({"position": "relative"}, "position relative"),
         ({"position": "none"}, "position none"),
+        ({"pooling": "cls+gap"}, "pooling cls+gap"),
         ({"image_size": (32, 64)}, "image_size 32x64"),
         ({"stem": (), "image_size": (64, 64), "pooling": "map"}, "stem with pooling map"),
     ],

@@ -42,6 +42,13 @@ def feature_model(model):
     return keras.Model(model.input, model.get_layer("pool").output)
 
 
+def dinov2_features(tensors, kind, images):
+    """What the classifier of a DINOv2 reads: the class token, then the mean of the patches."""
+    tokens = sequence(tensors, kind, channels_first(images), 1e-6)
+    first = 1 + 3 * kind.endswith("registers")
+    return np.concatenate([tokens[:, 0], tokens[:, first:].mean(axis=1)], axis=1)
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
 @pytest.mark.parametrize("prefix", ["", "vit."])
 def test_a_vit_with_a_classifier_computes_its_logits(write, prefix, dtype):
@@ -63,7 +70,7 @@ def test_a_dinov2_computes_its_features_and_gets_a_head_of_zero(write, prefix):
     mask = {f"{prefix}embeddings.mask_token": np.ones((1, WIDTH), np.float32)}
     model, report = interop.load(write("dinov2", {**tensors, **mask}))
     images = pictures()
-    expected = features(tensors, "dinov2", channels_first(images), 1e-6)
+    expected = dinov2_features(tensors, "dinov2", images)
     assert expected.std(axis=0).min() > 0.005  # the pictures matter, in every channel
     np.testing.assert_allclose(feature_model(model)(images).numpy(), expected, atol=2e-5)
     assert model(images).shape == (3, 1)
@@ -90,7 +97,7 @@ def test_projections_without_bias_have_none(write):
         del tensors[name]
     model, report = interop.load(write("dinov2", tensors, {"qkv_bias": False}))
     images = pictures()
-    expected = features(tensors, "dinov2", channels_first(images), 1e-6)
+    expected = dinov2_features(tensors, "dinov2", images)
     np.testing.assert_allclose(feature_model(model)(images).numpy(), expected, atol=2e-5)
     assert not model.architecture.qkv_bias
     assert set(report.reset) == {"head/kernel", "head/bias"}
@@ -123,17 +130,23 @@ def test_registers_of_a_dinov2_come_after_the_class_token(write):
     tensors = tensors_of(kind)
     model, _ = interop.load(write(kind, tensors))
     images = pictures()
-    expected = features(tensors, kind, channels_first(images), 1e-6)
+    expected = dinov2_features(tensors, kind, images)
     np.testing.assert_allclose(feature_model(model)(images).numpy(), expected, atol=2e-5)
     assert model.architecture.registers == 3
 
 
-def test_a_classifier_that_reads_the_patches_is_dropped_with_a_remark(write):
-    head = {"classifier.weight": np.ones((CLASSES, 2 * WIDTH), np.float32)}
-    head["classifier.bias"] = np.zeros(CLASSES, np.float32)
-    model, report = interop.load(write("dinov2", tensors_of("dinov2", prefix="dinov2.") | head))
-    assert model.architecture.num_classes == 1
-    assert "reads the mean of the patches" in report.dropped["classifier.weight"]
+@pytest.mark.parametrize("kind", ["dinov2", "dinov2_with_registers"])
+def test_a_classifier_of_a_dinov2_reads_the_class_token_and_the_mean_of_the_patches(write, kind):
+    rng = np.random.default_rng(3)
+    tensors = tensors_of(kind, prefix=f"{kind}.")
+    tensors["classifier.weight"] = rng.standard_normal((CLASSES, 2 * WIDTH)).astype(np.float32)
+    tensors["classifier.bias"] = rng.standard_normal(CLASSES).astype(np.float32)
+    model, report = interop.load(write(kind, tensors))
+    images = pictures()
+    expected = logits(dinov2_features(tensors, kind, images), tensors, "classifier")
+    np.testing.assert_allclose(model(images).numpy(), expected, atol=1e-4)
+    assert model.architecture.pooling == "cls+gap"
+    assert not (report.dropped or report.reset)
 
 
 def test_values_that_are_no_numbers_are_a_warning(write, tmp_path, tfvit_cli):
@@ -178,7 +191,7 @@ def test_another_size_interpolates_the_position_embeddings_as_torch_does(write):
     name = "embeddings.position_embeddings"
     tensors[name] = posemb.resize(tensors[name][0], (4, 4), (2, 6), "bicubic")[np.newaxis]
     images = pictures(16, 48)
-    expected = features(tensors, "dinov2", channels_first(images), 1e-6)
+    expected = dinov2_features(tensors, "dinov2", images)
     np.testing.assert_allclose(feature_model(model)(images).numpy(), expected, atol=2e-5)
     assert "4x4 patches -> class token + 2x6 patches" in report.resized["position/embedding"]
     assert (model.preprocess.height, model.preprocess.width) == (16, 48)
@@ -290,11 +303,16 @@ EXPORTED = {
     "dinov2": SCALED,
     "dinov2_with_registers": {**SCALED, "registers": 3},
 }
+EXPORTED = {(kind, "cls"): fields for kind, fields in EXPORTED.items()} | {
+    (kind, "cls+gap"): {**EXPORTED[kind], "pooling": "cls+gap"}
+    for kind in EXPORTED
+    if "dino" in kind
+}
 
 
-@pytest.mark.parametrize("kind", EXPORTED)
-def test_what_is_exported_computes_the_same_and_comes_back(tmp_path, kind):
-    model = small(CLASSES, SIZE, **EXPORTED[kind])
+@pytest.mark.parametrize("kind, pooling", EXPORTED)
+def test_what_is_exported_computes_the_same_and_comes_back(tmp_path, kind, pooling):
+    model = small(CLASSES, SIZE, **EXPORTED[kind, pooling])
     folder = tmp_path / "there"
     interop.save(model, "huggingface", folder)
     config = json.loads((folder / "config.json").read_text())
@@ -325,6 +343,21 @@ def test_other_fields_come_back_as_well(tmp_path, fields):
     assert_comes_back(model, tmp_path / "there")
 
 
+def test_several_labels_a_picture_are_a_problem_type(tmp_path):
+    model = small(CLASSES, SIZE)
+    model.card = dataclasses.replace(model.card, scores="sigmoid")
+    folder = tmp_path / "there"
+    interop.save(model, "huggingface", folder)
+    config = json.loads((folder / "config.json").read_text())
+    assert config["problem_type"] == "multi_label_classification"
+    assert_comes_back(model, folder)
+    (folder / "config.json").write_text(json.dumps(config | {"problem_type": "regression"}))
+    with pytest.raises(
+        tfvit.UserError, match="problem_type 'regression' is not one of single_label"
+    ):
+        interop.load(folder)
+
+
 def test_a_head_of_one_class_and_zeros_is_not_exported(write, tmp_path):
     model, _ = interop.load(write("dinov2", tensors_of("dinov2")))
     interop.save(model, "huggingface", tmp_path / "back")
@@ -352,7 +385,7 @@ def assert_comes_back(model, folder):
     for one, other in zip(model.weights, again.weights):
         assert one.name == other.name
         np.testing.assert_array_equal(one.numpy(), other.numpy())
-    assert again.labels == model.labels
+    assert (again.labels, again.scores) == (model.labels, model.scores)
     changed = {"name": "", "position_interpolation": "bicubic"}  # these are not kept
     kept = dataclasses.replace(model.architecture, **changed)
     assert dataclasses.replace(again.architecture, **changed) == kept

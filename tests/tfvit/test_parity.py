@@ -45,6 +45,12 @@ THEIRS = {
     "DeiT": ("DeiTForImageClassification", VIT, None),
     "DeiT with teacher": ("DeiTForImageClassificationWithTeacher", VIT, None),
     "DINOv2": ("Dinov2Model", DINO, None),
+    "DINOv2, classifier": ("Dinov2ForImageClassification", {**DINO, "num_labels": 5}, None),
+    "DINOv2 with registers, classifier": (
+        *("Dinov2WithRegistersForImageClassification",),
+        {**DINO, "num_register_tokens": 3, "num_labels": 5},
+        None,
+    ),
     "DINOv2 with registers": ("Dinov2WithRegistersModel", {**DINO, "num_register_tokens": 3}, None),
     "timm ViT": ("timm", TIMM, "vit_tiny_patch16_224"),
     "timm ViT, no biases": ("timm", {**TIMM, "qkv_bias": False}, "vit_tiny_patch16_224"),
@@ -81,6 +87,14 @@ OURS = {
     "DINOv2 with registers": (
         *("Dinov2WithRegistersForImageClassification", "huggingface"),
         {"image_size": 32, "registers": 3, **SCALED},
+    ),
+    "DINOv2, cls+gap": (
+        *("Dinov2ForImageClassification", "huggingface"),
+        {"image_size": 32, "pooling": "cls+gap", **SCALED},
+    ),
+    "DINOv2 with registers, cls+gap": (
+        *("Dinov2WithRegistersForImageClassification", "huggingface"),
+        {"image_size": 32, "registers": 3, "pooling": "cls+gap", **SCALED},
     ),
     "timm ViT": ("timm", "timm", {}),
     "timm gap": ("timm", "timm", {"pooling": "gap", **ERF}),

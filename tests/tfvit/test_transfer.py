@@ -142,6 +142,13 @@ def test_from_a_class_token_to_the_mean_drops_the_token_and_its_position(stored)
     np.testing.assert_array_equal(values(model)[POSITION][0], old[POSITION][0, 1:])
 
 
+def test_from_a_class_token_to_it_and_the_mean_resets_the_head_alone(stored):
+    folder, old = stored(pooling="cls")
+    model = labelled(LABELS, seed=2, pooling="cls+gap")
+    check(model, old, initialise(model, folder), reset=HEAD)
+    assert is_zero(model)
+
+
 def test_from_the_mean_to_a_class_token_has_the_initial_token_and_no_position_of_its_own(stored):
     folder, old = stored(pooling="gap")
     model = labelled(LABELS, seed=2, pooling="cls")

@@ -13,7 +13,7 @@ from tfvit.architecture import ACTIVATIONS, named
 from tfvit.layers import Dropout, StochasticDepth, dropout_seed
 from tfvit.model import build, named_weights
 
-SHAPES = [("cls", None), ("gap", None), ("cls", 20), ("gap", 20)]
+SHAPES = [(p, size) for p in ("cls", "gap", "cls+gap") for size in (None, 20)]
 
 
 # The equations of arXiv 2010.11929 (1-4, appendix A) and vit_jax/models_vit.py, in float64.
@@ -60,7 +60,7 @@ def vision_transformer(w, images, pooling, representation, activation="gelu_tanh
     ]
     kernel = w["embedding/kernel"].reshape(PATCH * PATCH * 3, -1)
     x = np.stack(patches, axis=1).astype(np.float64) @ kernel + w["embedding/bias"]
-    if pooling == "cls":
+    if pooling != "gap":
         x = np.concatenate([np.repeat(w["cls/token"], count, axis=0), x], axis=1)
     x = x + w["position/embedding"]
     for i in range(SMALL["depth"]):
@@ -70,7 +70,8 @@ def vision_transformer(w, images, pooling, representation, activation="gelu_tanh
         y = dense(GELU[activation](y), w, f"block_{i}/mlp/dense_2")
         x = x + y * w.get(f"block_{i}/mlp/layer_scale/gamma", 1)
     x = norm(x, w, "norm")
-    x = x[:, 0] if pooling == "cls" else x.mean(axis=1)
+    token, mean = x[:, 0], x[:, pooling != "gap" :].mean(axis=1)
+    x = {"cls": token, "gap": mean, "cls+gap": np.concatenate([token, mean], axis=1)}[pooling]
     if representation:
         x = np.tanh(dense(x, w, "pre_logits"))
     return dense(x, w, "head")

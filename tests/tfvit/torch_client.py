@@ -1,8 +1,8 @@
 """What transformers and timm make of folders: runs in an environment of its own, prints JSON.
 
 Arguments: a JSON file, a list of jobs. Each has `class` (of transformers, or "timm"), `folder`, `images`
-(an .npy, float32 [n, 3, h, w]) and `logits` (an .npy to write: logits, or the class token's features
-where there is no head). A job with `config` (and `name`, for timm) makes random weights and saves them in
+(an .npy, float32 [n, 3, h, w]) and `logits` (an .npy to write: logits, or what a head would read
+where there is none). A job with `config` (and `name`, for timm) makes random weights and saves them in
 the folder first; with `resize`, positions are resized to the size of the images. Printed: the versions.
 """
 
@@ -40,6 +40,14 @@ def transformers_model(job):
     return model.eval()
 
 
+def features(model, tokens):
+    """What the head would read: the class token, and in a DINOv2 the mean of the patches behind it."""
+    if not type(model).__name__.startswith("Dinov2"):
+        return tokens[:, 0]
+    first = 1 + getattr(model.config, "num_register_tokens", 0)
+    return torch.cat([tokens[:, 0], tokens[:, first:].mean(dim=1)], dim=1)
+
+
 def timm_model(job):
     import timm
     from timm.models import save_for_hf
@@ -63,7 +71,7 @@ def main():
             found = model(torch.from_numpy(np.load(job["images"])), **options)
         if job["class"] != "timm":
             headless = not hasattr(found, "logits")
-            found = found.last_hidden_state[:, 0] if headless else found.logits
+            found = features(model, found.last_hidden_state) if headless else found.logits
         np.save(job["logits"], found.numpy())
     names = ("torch", "transformers", "timm")
     print(

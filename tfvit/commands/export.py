@@ -9,6 +9,7 @@ import click
 
 from convert.schemes import CALIBRATIONS, SCHEMES, parse
 from edge_demo.errors import UserError
+from tfvit import figures
 from tfvit.options import (
     PATH,
     ImageSize,
@@ -67,7 +68,7 @@ class ImageSizes(ImageSize):
     "--max-drop",
     type=float,
     metavar="POINTS",
-    help="Keep the most costly layers in float until no file loses more top-1 than this.",
+    help="Keep the most costly layers in float until no file loses more accuracy than this.",
 )
 @strategy_option("Of the fine-tuning: one device, or a copy on each GPU.")
 @seed_option()
@@ -130,18 +131,21 @@ def convert(
             with_sensitivity=sensitivity,
             max_drop=max_drop,
         )
+    figure = figures.best_by(next(iter(report["files"].values())).get("accuracy", ["top1"]))
     rows = [
         [
             entry["file"],
             f"{entry['bytes'] / 1e6:.2f} MB",
-            percent(entry.get("accuracy", {}).get("top1")),
+            percent(entry.get("accuracy", {}).get(figure)),
             percent(entry.get("unchanged")),
             f"{entry['latency_ms']['1']:.2f} ms",
             f"{entry['speedup']['1']:.2f}x",
         ]
         for entry in report["files"].values()
     ]
-    click.echo(table(rows, ["file", "size", "top-1", "unchanged", "1 thread", "speed"]))
+    click.echo(
+        table(rows, ["file", "size", figures.NAMES[figure], "unchanged", "1 thread", "speed"])
+    )
     for stem, costs in report.get("sensitivity", {}).items():
         worst = [[n, f"{c['kl']:.1e}", percent(c["changed"])] for n, c in list(costs.items())[:10]]
         click.echo("\n" + table(worst, [f"{stem}: rounded alone", "nats", "changed"]))

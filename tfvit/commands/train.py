@@ -21,6 +21,7 @@ from tfvit.options import (
     table,
 )
 
+DRY_RUN, BATCH = "dry_run.json", "batch.png"
 ABOVE_0, FROM_0 = click.FloatRange(0, min_open=True), click.FloatRange(0)
 
 
@@ -49,6 +50,8 @@ ABOVE_0, FROM_0 = click.FloatRange(0, min_open=True), click.FloatRange(0)
     help="Any field of the recipe, its augmentation or the architecture: beta_2=0.95, depth=6.",
 )
 @click.option("--print-recipe", is_flag=True, help="Show what the options come to, and end.")
+@click.option("--dry-run", is_flag=True, help="Show what it would cost and one batch, and end.")
+@click.option("--profile", is_flag=True, help="Trace steps 11 to 15 for TensorBoard.")
 @click.option("--pooling", type=click.Choice(POOLINGS), help="What the head reads.")
 @click.option("--epochs", type=ABOVE_0, help="Length; or --steps.")
 @click.option("--steps", type=click.IntRange(1), help="Optimizer steps, instead of --epochs.")
@@ -96,7 +99,19 @@ ABOVE_0, FROM_0 = click.FloatRange(0, min_open=True), click.FloatRange(0)
     "--strict", is_flag=True, help="Read every image first; an unreadable one is an error."
 )
 @click.pass_context
-def train(ctx, out, resume, devices, checkpoint_every, xla, strict, print_recipe, **options):
+def train(
+    ctx,
+    out,
+    resume,
+    devices,
+    checkpoint_every,
+    xla,
+    strict,
+    print_recipe,
+    dry_run,
+    profile,
+    **options,
+):
     """Train a Vision Transformer and leave a run folder with its best and last checkpoint.
 
     \b
@@ -105,6 +120,7 @@ def train(ctx, out, resume, devices, checkpoint_every, xla, strict, print_recipe
       tfvit train --data photos/ --init dinov2 --out runs/photos
       tfvit train --data tfds:imagenet2012 --recipe deit --model vit-ti/16 --out runs/deit-ti
       tfvit train --recipe deit --set epochs=100 --print-recipe
+      tfvit train --data photos/ --model vit-b/16 --batch-size 256 --out runs/b16 --dry-run
       tfvit train --out runs/photos --resume
     """
     need("train")
@@ -143,6 +159,8 @@ def train(ctx, out, resume, devices, checkpoint_every, xla, strict, print_recipe
                 f"{run.architecture.image_size[1]} on {source.name}: {source.train.size} training, "
                 f"{source.eval.size} held out, {len(source.labels)} classes, {run.recipe.steps} steps"
             )
+            if dry_run:
+                return _dry_run(run, source, strategy.num_replicas_in_sync, out)
             unreadable = run_training(
                 *(run, source, out),
                 resume=resume,
@@ -150,6 +168,7 @@ def train(ctx, out, resume, devices, checkpoint_every, xla, strict, print_recipe
                 cluster=devices.cluster,
                 checkpoint_every=checkpoint_every,
                 xla=xla,
+                profile=profile,
             )
     except Stopped as stopped:
         click.echo(f"\n{stopped}", err=True)
@@ -160,6 +179,47 @@ def train(ctx, out, resume, devices, checkpoint_every, xla, strict, print_recipe
     click.echo(f"best checkpoint {out / runs.BEST}, curves {out / runs.CURVES}")
     name_unreadable(unreadable)
     return None
+
+
+def _dry_run(run, source, devices: int, out) -> None:
+    """Prints what a run costs, and leaves that and a picture of its first batch in `out`."""
+    import numpy as np
+    import tensorflow as tf
+
+    from tfvit import dry_run as dry
+    from tfvit import plots, recipe, watch
+    from tfvit.data import pipeline
+    from tfvit.files import write_json
+    from tfvit.model import build
+    from tfvit.optimizer import RULES, frozen
+    from tfvit.step import prepared
+
+    how = run.recipe
+    cost = dry.describe(
+        lambda: build(run.architecture, dtype=recipe.DTYPES[how.dtype], remat=how.remat),
+        batch_size=how.batch_size,
+        steps=how.steps,
+        examples=source.train.size,
+        slots_per_weight=len(RULES[how.optimizer][0]),
+        ema=bool(how.ema),
+        devices=devices,
+        accumulate=how.accumulate,
+        frozen=lambda name: frozen(name, how.frozen),
+    )
+    click.echo("\n".join(cost.lines()))
+    batches = pipeline.train_batches(
+        *(source.train, run.preprocess, min(how.batch_size, watch.MOST_PICTURES)),
+        augmentation=how.augmentation,
+        seed=how.seed,
+        start_step=0,
+        unreadable={},
+    )
+    batch = prepared(next(iter(batches)), tf.constant([how.seed, 1]), how, len(source.labels))
+    pixels = np.clip(np.round(batch["pixels"].numpy()), 0, 255).astype(np.uint8)
+    captions = watch.captions(batch["targets"].numpy(), source.labels)
+    write_json(out / DRY_RUN, cost.to_json())
+    plots.batch_grid(pixels, captions, out / BATCH)
+    click.echo(f"{out / DRY_RUN}, one batch: {out / BATCH}")
 
 
 def _print_recipe(options: dict) -> None:

@@ -1,7 +1,7 @@
 """Labelled images: `open_source` turns what `--data` says into splits, `pipeline` into batches.
 
 source.py        Source and Split, and the choice by name
-folder.py        an image folder
+folder.py        an image folder;  label_file.py  its labels.csv, for several labels a picture
 digits.py        scikit-learn's digits, 1,797 real images inside a package
 tfds_source.py   a TensorFlow Datasets set
 augment.py       Inception crop and flip

@@ -1,13 +1,19 @@
-"""An image folder as a Source: `train/` and `test/` or `val/` with a folder per class, or classes alone."""
+"""An image folder as a Source: `train/` and `test/` or `val/`, or neither.
+
+Each has a folder per class, or a `labels.csv` (`tfvit.data.label_file`).
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import tensorflow as tf
 
 from edge_demo.errors import UserError
 from edge_demo.images import EXTENSIONS
+from tfvit.data import label_file
+from tfvit.data.label_file import LABEL_FILE
 from tfvit.data.source import (
     TEST_NAMES,
     TRAIN_NAMES,
@@ -22,13 +28,15 @@ from tfvit.data.source import (
 )
 
 HASHED_BYTES = 65_536  # of each file, with its length: enough to tell photos apart
+Files = list[tuple[Path, int]] | list[tuple[Path, list[int]]]  # with a label, or any number of them
 
 
 def open_folder(options: DataOptions, eval_names: tuple[str, ...]) -> Source:
     """The Source of an image folder.
 
     Raises UserError if the folder is missing, a class is empty, a held-out class is not among the
-    training classes, or there is nothing held out and `options.holdout` is not given.
+    training classes, a labels.csv is not one, or there is nothing held out and `options.holdout` is not
+    given.
     """
     root = Path(options.data)
     if not root.is_dir():
@@ -38,38 +46,49 @@ def open_folder(options: DataOptions, eval_names: tuple[str, ...]) -> Source:
     asked = (options.train_split, options.eval_split)
     available = [d.name for d in _folders(root) if d.name in known or d.name in asked]
     if not available:
-        return _classes_alone(root, options)
+        return _one_part(root, options)
     if options.holdout is not None:
         raise UserError(f"{root}: has {', '.join(available)}; --split is for folders without")
     train = choose(available, options.train_split, TRAIN_NAMES, str(root))
     held = choose(available, options.eval_split, eval_names, str(root))
     if held is None:
         raise UserError(f"{root}: nothing held out; make {root / 'test'} or choose --eval-split")
-    labels = tuple(d.name for d in _class_folders(root / (train or held)))
-    splits = [_split(root / name, name, labels) if name else None for name in (train, held)]
-    return Source(options.data, labels, *splits)
+    chosen = [name for name in (train, held) if name]
+    several = [name for name in chosen if (root / name / LABEL_FILE).is_file()]
+    if several != chosen and (several or (root / LABEL_FILE).is_file()):
+        lacking = next(name for name in chosen if name not in several)
+        needed = ", ".join(chosen)
+        raise UserError(f"{root / lacking}: no {LABEL_FILE} inside; each of {needed} needs its own")
+    labels, splits = None, []
+    for name in chosen:
+        labels, files = _labelled_files(root / name, labels)
+        splits.append(_split(name, files, labels))
+    return Source(options.data, labels, splits[0] if train else None, splits[-1], bool(several))
 
 
-def _classes_alone(root: Path, options: DataOptions) -> Source:
-    """`root` holds class folders: the held-out part is chosen by content."""
+def _one_part(root: Path, options: DataOptions) -> Source:
+    """`root` holds class folders or labels.csv itself: the held-out part is chosen by content."""
     if options.holdout is None:
         raise UserError(f"{root}: no train/ and test/ inside; add --split 0.1 to hold out a tenth")
     no_named_splits(options)
     labels, files = _labelled_files(root, None)
-    parts: dict[bool, list[tuple[Path, int]]] = {False: [], True: []}
+    several = (root / LABEL_FILE).is_file()
+    parts: dict[bool, Files] = {False: [], True: []}
     for path, label in files:
         with open(path, "rb") as file:
             content = file.read(HASHED_BYTES) + str(path.stat().st_size).encode()
         parts[held_out(content, options.holdout)].append((path, label))
     for part, what in ((parts[False], "training"), (parts[True], "held out")):
-        missing = set(range(len(labels))) - {label for _, label in part}
+        if several and part is parts[True] and part:  # a rare label may be missing there
+            continue
+        missing = set(range(len(labels))) - {n for _, label in part for n in np.ravel(label)}
         if missing:
             name = labels[min(missing)]
             raise UserError(f"{root / name}: no image falls into the {what} part; change --split")
     train, held = (
-        _split_of(name, parts[key], labels) for name, key in (("train", False), ("held out", True))
+        _split(name, parts[key], labels) for name, key in (("train", False), ("held out", True))
     )
-    return Source(options.data, labels, train, held)
+    return Source(options.data, labels, train, held, several)
 
 
 def _folders(root: Path) -> list[Path]:
@@ -84,10 +103,13 @@ def _class_folders(root: Path) -> list[Path]:
     return folders
 
 
-def _labelled_files(
-    root: Path, labels: tuple[str, ...] | None
-) -> tuple[tuple[str, ...], list[tuple[Path, int]]]:
-    """Class names and every image below each class folder; labels: the only names allowed."""
+def _labelled_files(root: Path, labels: tuple[str, ...] | None) -> tuple[tuple[str, ...], Files]:
+    """Class names and every image of labels.csv or below each class folder.
+
+    labels: the only names allowed.
+    """
+    if (root / LABEL_FILE).is_file():
+        return label_file.read(root, labels)
     folders = _class_folders(root)
     names = labels or tuple(d.name for d in folders)
     files = []
@@ -102,11 +124,7 @@ def _labelled_files(
     return names, files
 
 
-def _split(root: Path, name: str, labels: tuple[str, ...]) -> Split:
-    return _split_of(name, _labelled_files(root, labels)[1], labels)
-
-
-def _split_of(name: str, files: list[tuple[Path, int]], labels: tuple[str, ...]) -> Split:
+def _split(name: str, files: Files, labels: tuple[str, ...]) -> Split:
     paths = [str(path) for path, _ in files]
     tensor = tf.constant(paths)
     return indexed_split(

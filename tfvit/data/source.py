@@ -12,7 +12,8 @@ import tensorflow as tf
 
 from edge_demo.errors import UserError
 
-# An example: index int64 (its number in the stream), name, data (encoded image) and label int64.
+# An example: index int64 (its number in the stream), name, data (encoded image), and label: int64, or
+# float32 [classes] of zeros and ones where there may be any number of them.
 Stream = tf.data.Dataset
 
 
@@ -22,7 +23,7 @@ class Split:
 
     name: "train", "test", "train[:90%]".
     size: number of examples.
-    counts: examples per class, in the order of the source's labels; None where it is not known.
+    counts: examples of each class, in the order of the source's labels; None where it is not known.
     in_order: () -> one pass over the examples as they lie.
     shuffled: (seed, start) -> an endless stream, each pass in an order of its own, from example
         number `start` on: the order is a function of the seed alone.
@@ -52,12 +53,16 @@ class DataOptions:
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """A labelled data set: its class names and the two splits that the options chose."""
+    """A labelled data set: its class names and the two splits that the options chose.
+
+    multi_label: a picture may have any number of labels.
+    """
 
     name: str
     labels: tuple[str, ...]
     train: Split | None
     eval: Split
+    multi_label: bool = False
 
 
 TRAIN_NAMES = ("train",)
@@ -111,23 +116,25 @@ def held_out(data: bytes, fraction: float) -> bool:
 def indexed_split(
     name: str,
     names: Sequence[str],
-    labels: Sequence[int],
+    labels: Sequence[int] | Sequence[Sequence[int]],
     num_classes: int,
     read: Callable[[tf.Tensor], tf.Tensor],
 ) -> Split:
     """A split whose examples can be read in any order.
 
-    names, labels: one per example; read: index int64 -> encoded image, as TensorFlow ops.
+    names, labels: one per example, or a sequence of labels for each; read: index int64 -> encoded
+    image, as TensorFlow ops.
     """
     size = len(names)
-    all_names, all_labels = tf.constant(list(names)), tf.constant(np.asarray(labels, np.int64))
+    all_names = tf.constant(list(names))
+    label_at, flat = _lookup(labels, num_classes)
 
     def example(index: tf.Tensor, at: tf.Tensor) -> dict[str, tf.Tensor]:
         return {
             "index": index,
             "name": tf.gather(all_names, at),
             "data": read(at),
-            "label": tf.gather(all_labels, at),
+            "label": label_at(at),
         }
 
     def in_order() -> Stream:
@@ -141,5 +148,26 @@ def indexed_split(
 
         return tf.data.Dataset.range(start, np.iinfo(np.int64).max).map(at)
 
-    counts = tuple(int(n) for n in np.bincount(labels, minlength=num_classes))
+    counts = tuple(int(n) for n in np.bincount(flat, minlength=num_classes))
     return Split(name, size, counts, in_order, shuffled)
+
+
+def multi_hot(numbers: tf.Tensor, num_classes: int) -> tf.Tensor:
+    """Class numbers int64 [n], each as often as it likes -> float32 [num_classes] of zeros and ones."""
+    nothing = tf.zeros([num_classes])
+    return tf.tensor_scatter_nd_max(
+        nothing, numbers[:, tf.newaxis], tf.ones_like(numbers, tf.float32)
+    )
+
+
+def _lookup(
+    labels: Sequence[int] | Sequence[Sequence[int]], num_classes: int
+) -> tuple[Callable[[tf.Tensor], tf.Tensor], np.ndarray]:
+    """The label of an example by its place, as TensorFlow ops, and all class numbers in a row."""
+    if np.ndim(labels[0]) == 0:
+        flat = np.asarray(labels, np.int64)
+        one = tf.constant(flat)
+        return lambda at: tf.gather(one, at), flat
+    flat = np.array([number for of_one in labels for number in of_one], np.int64)
+    several, ends = tf.constant(flat), tf.constant(np.cumsum([0, *map(len, labels)]))
+    return lambda at: multi_hot(several[ends[at] : ends[at + 1]], num_classes), flat

@@ -1,7 +1,12 @@
-"""A TensorFlow Datasets set as a Source: `tfds:NAME[:CONFIG]`, split expressions included."""
+"""A TensorFlow Datasets set as a Source: `tfds:NAME[:CONFIG]`, split expressions included.
+
+Its label is a ClassLabel; or a Sequence of them, or one of each object in the picture: then a picture
+has any number of labels.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import itertools
 import logging
@@ -10,16 +15,32 @@ import numpy as np
 import tensorflow as tf
 
 from edge_demo.errors import UserError
-from tfvit.data.source import TRAIN_NAMES, DataOptions, Source, Split, Stream, choose
+from tfvit.data.source import TRAIN_NAMES, DataOptions, Source, Split, Stream, choose, multi_hot
 
 SHUFFLE_BUFFER = 16_384  # encoded examples
+
+
+@dataclasses.dataclass(frozen=True)
+class Labels:
+    """Where the labels of an example are: path, the keys that lead there; several: any number of them."""
+
+    path: tuple[str, ...]
+    names: tuple[str, ...]
+    several: bool
+
+    def of(self, values: dict) -> tf.Tensor:
+        """The label of an example as a Source has it."""
+        for key in self.path:
+            values = values[key]
+        numbers = tf.cast(values, tf.int64)
+        return multi_hot(numbers, len(self.names)) if self.several else numbers
 
 
 def open_tfds(options: DataOptions, eval_names: tuple[str, ...]) -> Source:
     """The Source of a TFDS set, downloaded and prepared by TFDS on first use.
 
-    Raises UserError if the name or a split does not exist, the set has no single image and label, or
-    it cannot be downloaded.
+    Raises UserError if the name or a split does not exist, the set has no single image and label or
+    labels, or it cannot be downloaded.
     """
     import tensorflow_datasets as tfds
 
@@ -33,11 +54,11 @@ def open_tfds(options: DataOptions, eval_names: tuple[str, ...]) -> Source:
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"{options.data}: cannot be downloaded or prepared ({reason})") from None
     info = builder.info
-    image, label = _keys(tfds, info, options.data)
+    image, labels = _features(tfds, info, options.data)
 
     def split(asked: str | None, names: tuple[str, ...]) -> Split | None:
         chosen = asked or choose(list(info.splits), None, names, options.data)
-        return _split(tfds, builder, options.data, chosen, image, label) if chosen else None
+        return _split(tfds, builder, options.data, chosen, image, labels) if chosen else None
 
     held = split(options.eval_split, eval_names)
     if held is None:
@@ -45,8 +66,8 @@ def open_tfds(options: DataOptions, eval_names: tuple[str, ...]) -> Source:
             f"{options.data}: nothing held out (splits: {', '.join(info.splits)}); for example "
             "--train-split 'train[:90%]' --eval-split 'train[90%:]'"
         )
-    labels = tuple(info.features[label].names)
-    return Source(options.data, labels, split(options.train_split, TRAIN_NAMES), held)
+    train = split(options.train_split, TRAIN_NAMES)
+    return Source(options.data, labels.names, train, held, labels.several)
 
 
 def _builder(tfds, data: str):
@@ -61,20 +82,34 @@ def _builder(tfds, data: str):
         raise UserError(f"{data}: {' '.join(str(error).split())[:300]}") from None
 
 
-def _keys(tfds, info, data: str) -> tuple[str, str]:
-    """Names of the one image and the one label of an example."""
+def _features(tfds, info, data: str) -> tuple[str, Labels]:
+    """The name of the one image of an example, and its label or labels."""
+    kinds = tfds.features
 
-    def of(kind: type) -> list[str]:
-        return [key for key, feature in info.features.items() if type(feature) is kind]
+    def of(kind: type, features: dict) -> list[str]:
+        return [key for key, feature in features.items() if type(feature) is kind]
 
-    images, labels = of(tfds.features.Image), of(tfds.features.ClassLabel)
-    keys = info.supervised_keys or (images[:1] + labels[:1] if len(images + labels) == 2 else ())
-    if len(keys) != 2 or keys[0] not in images or keys[1] not in labels:
-        raise UserError(f"{data}: not a set of images with one label each")
-    return keys[0], keys[1]
+    images, single = of(kinds.Image, info.features), of(kinds.ClassLabel, info.features)
+    keys = info.supervised_keys or (images[:1] + single[:1] if len(images + single) == 2 else ())
+    if len(keys) == 2 and keys[0] in images and keys[1] in single:
+        return keys[0], Labels((keys[1],), tuple(info.features[keys[1]].names), False)
+    found = []
+    for key in of(kinds.Sequence, info.features):
+        inner = info.features[key].feature
+        if isinstance(inner, kinds.ClassLabel):
+            found.append(Labels((key,), tuple(inner.names), True))
+        elif isinstance(inner, kinds.FeaturesDict):
+            names = of(kinds.ClassLabel, inner)
+            label = "label" if "label" in names else names[0] if len(names) == 1 else None
+            found += [Labels((key, label), tuple(inner[label].names), True)] if label else []
+    if len(images) != 1 or single or not found:
+        raise UserError(f"{data}: not a set of images with one label or several each")
+    return images[0], min(
+        found, key=lambda labels: len(labels.path)
+    )  # the picture's before its objects'
 
 
-def _split(tfds, builder, data: str, name: str, image: str, label: str) -> Split:
+def _split(tfds, builder, data: str, name: str, image: str, labels: Labels) -> Split:
     try:
         size = builder.info.splits[name].num_examples
     except Exception as error:  # TFDS has several for an invalid expression
@@ -88,7 +123,7 @@ def _split(tfds, builder, data: str, name: str, image: str, label: str) -> Split
         return {
             "name": tf.strings.join([f"{data}/{name}", tf.strings.as_string(place)], "#"),
             "data": values[image],
-            "label": tf.cast(values[label], tf.int64),
+            "label": labels.of(values),
         }
 
     def numbered(index: tf.Tensor, values: dict) -> dict[str, tf.Tensor]:

@@ -1,8 +1,11 @@
 """Accuracy of a model on labelled images, whatever form the model has.
 
 classification.py  predictions of a checkpoint or a .tflite, and what they score
+multi_label.py     what they score where a picture may have any number of labels
+probe.py           a linear classifier on frozen features
 """
 
 from tfvit.evaluate.classification import Scores, predict, predict_pixels, predict_tflite, score
+from tfvit.evaluate.multi_label import MultiLabelScores
 
-__all__ = ["Scores", "predict", "predict_pixels", "predict_tflite", "score"]
+__all__ = ["MultiLabelScores", "Scores", "predict", "predict_pixels", "predict_tflite", "score"]

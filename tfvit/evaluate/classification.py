@@ -13,8 +13,11 @@ from edge_demo import images
 from edge_demo.classifier import Classifier
 from edge_demo.errors import UserError
 from edge_demo.preprocess import PreprocessSpec, to_pixels
+from edge_demo.scores import SIGMOID, SOFTMAX
 from tfvit.data import Source, Split, pipeline
 from tfvit.data.pipeline import Unreadable
+from tfvit.evaluate import multi_label
+from tfvit.evaluate.multi_label import MultiLabelScores, sigmoid_cross_entropy
 from tfvit.preprocess import normalise
 from tfvit.progress import progress
 
@@ -23,18 +26,21 @@ from tfvit.progress import progress
 class Predictions:
     """logits: float32 [n, classes]; labels: int64 [n], the model's numbers; unreadable: left out.
 
+    labels of a multi-label set: float32 [n, classes] of zeros and ones.
     names: of the images, in order; empty where they are not known.
+    scores: what the model makes of its logits, a name of `edge_demo.scores.SCORES`.
     """
 
     logits: np.ndarray
     labels: np.ndarray
     unreadable: Unreadable
     names: tuple[str, ...] = ()
+    scores: str = SOFTMAX
 
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-    """What predictions score; accuracies and losses are over all images, in 0-1 and nats.
+    """What predictions of one label each score; accuracies and losses are over all images, in 0-1 and nats.
 
     top5 is None with five classes or fewer. confusion: [true, predicted] counts.
     per_class: label -> images, recall (its images that were recognised) and precision (predictions of
@@ -88,13 +94,14 @@ def predict(
     """Logits of a tf_keras model over the held-out split, preprocessed as on the device, all of it.
 
     forward: `forward_function(model, strategy)` of an earlier call, to compile only once.
-    Raises UserError if no image can be read, or the model does not know a class.
+    Raises UserError if no image can be read, or as `match_labels`.
     """
-    numbers, split = match_labels(model.labels, source), source.eval
+    numbers, split = match_labels(model.labels, source, model.scores), source.eval
     strategy = strategy or tf.distribute.get_strategy()
     forward = forward or forward_function(model, strategy)
     found = outputs(forward, split, model.preprocess, batch_size, strategy=strategy, label=label)
-    return _checked(dataclasses.replace(found, labels=numbers[found.labels]), split)
+    labels = _renumbered(found.labels, numbers, len(model.labels))
+    return _checked(dataclasses.replace(found, labels=labels, scores=model.scores), split)
 
 
 def outputs(
@@ -125,14 +132,15 @@ def predict_tflite(
 ) -> Predictions:
     """Logits of an exported file over the held-out split, by the device's own code.
 
-    Raises UserError if no image can be read, or the model does not know a class.
+    Raises UserError if no image can be read, or as `match_labels`.
     """
     classifier = Classifier(path, threads)
 
     def run(pixels: np.ndarray) -> np.ndarray:
         return np.array([classifier.logits(image) for image in pixels])
 
-    return predict_pixels(run, classifier.labels, classifier.preprocess, source, label=label)
+    spec, scores = classifier.preprocess, classifier.score_function
+    return predict_pixels(run, classifier.labels, spec, source, scores=scores, label=label)
 
 
 def predict_pixels(
@@ -141,14 +149,16 @@ def predict_pixels(
     spec: PreprocessSpec,
     source: Source,
     *,
+    scores: str = SOFTMAX,
     label: str = "evaluating",
 ) -> Predictions:
     """Logits of any function over the held-out split, its images resized by the device's own code.
 
     run: resized pictures, uint8 [n, height, width, 3] -> logits [n, classes], in the order of `labels`.
-    Raises UserError if no image can be read, or the model does not know a class.
+    scores: what is made of them, a name of `edge_demo.scores.SCORES`.
+    Raises UserError if no image can be read, or as `match_labels`.
     """
-    numbers = match_labels(labels, source)
+    numbers = match_labels(labels, source, scores)
     unreadable: Unreadable = {}
     found, truth, names = [], [], []
     with progress(source.eval.size, label, "img") as bar:
@@ -161,10 +171,11 @@ def predict_pixels(
                 unreadable[name] = str(error)
                 continue
             found.append(run(to_pixels(image, spec)[np.newaxis])[0])
-            truth.append(numbers[example["label"]])
+            truth.append(example["label"])
             names.append(name)
     logits = np.array(found, np.float32).reshape(len(found), len(labels))
-    predictions = Predictions(logits, np.array(truth, np.int64), unreadable, tuple(names))
+    truth = _renumbered(np.array(truth), numbers, len(labels)) if truth else np.zeros(0, np.int64)
+    predictions = Predictions(logits, truth, unreadable, tuple(names), scores)
     return _checked(predictions, source.eval)
 
 
@@ -175,8 +186,18 @@ def _checked(predictions: Predictions, split: Split) -> Predictions:
     return predictions
 
 
-def match_labels(model_labels: tuple[str, ...], source: Source) -> np.ndarray:
-    """The model's class number of each of the source's classes; UserError if the model lacks one."""
+def match_labels(
+    model_labels: tuple[str, ...], source: Source, scores: str = SOFTMAX
+) -> np.ndarray:
+    """The model's class number of each of the source's classes.
+
+    scores: the model's. Raises UserError if the model lacks a class, or gives one label a picture where
+    the source has several.
+    """
+    if source.multi_label and scores != SIGMOID:
+        raise UserError(
+            f"{source.name}: has several labels a picture; the model gives one (its scores are {scores})"
+        )
     for label in source.labels:
         if label not in model_labels:
             known = ", ".join(model_labels[:10]) + (", ..." if len(model_labels) > 10 else "")
@@ -186,13 +207,31 @@ def match_labels(model_labels: tuple[str, ...], source: Source) -> np.ndarray:
     return np.array([model_labels.index(label) for label in source.labels])
 
 
-def score(predictions: Predictions, labels: tuple[str, ...]) -> Scores:
-    """Scores of predictions whose labels count in `labels`, the model's classes."""
+def _renumbered(labels: np.ndarray, numbers: np.ndarray, classes: int) -> np.ndarray:
+    """The source's labels, one or several for each image, in the model's numbers."""
+    if labels.ndim == 1:
+        return numbers[labels]
+    several = np.zeros((len(labels), classes), np.float32)
+    several[:, numbers] = labels
+    return several
+
+
+def score(predictions: Predictions, labels: tuple[str, ...]) -> Scores | MultiLabelScores:
+    """Scores of predictions whose labels count in `labels`, the model's classes.
+
+    The loss is that of the model's scores: softmax or, summed over the classes, sigmoid cross-entropy.
+    Raises UserError if no image of a multi-label set has a label.
+    """
     logits, truth = predictions.logits.astype(np.float64), predictions.labels
+    if truth.ndim == 2:
+        return multi_label.score(logits, truth > 0, labels)
     count, classes = logits.shape
     order = np.argsort(-logits, axis=1, kind="stable")
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    log_probabilities = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    if predictions.scores == SIGMOID:
+        losses = sigmoid_cross_entropy(logits, truth[:, np.newaxis] == np.arange(classes))
+    else:
+        shifted = logits - logits.max(axis=1, keepdims=True)
+        losses = np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(count), truth]
     confusion = np.zeros((classes, classes), np.int64)
     np.add.at(confusion, (truth, order[:, 0]), 1)
     per_class = {}
@@ -207,7 +246,7 @@ def score(predictions: Predictions, labels: tuple[str, ...]) -> Scores:
         images=count,
         top1=float((order[:, 0] == truth).mean()),
         top5=float((order[:, :5] == truth[:, None]).any(axis=1).mean()) if classes > 5 else None,
-        loss=float(-log_probabilities[np.arange(count), truth].mean()),
+        loss=float(losses.mean()),
         per_class=per_class,
         confusion=confusion.tolist(),
     )

@@ -35,10 +35,13 @@ def fit(model: Model, source: Source, batch_size: int, seed: int) -> Probe:
     """Fits a new head to what the old one reads, everything else frozen, by logistic regression.
 
     Features are standardised for the fit, which the head's weights then contain.
-    Raises UserError if there are no training images, or only of one class, or if there are two heads.
+    Raises UserError if there are no training images, or only of one class, or with several labels each, or
+    if there are two heads.
     """
     if source.train is None:
         raise UserError(f"{source.name}: no training split; choose --train-split")
+    if source.multi_label:
+        raise UserError(f"{source.name}: has several labels a picture; a probe is for one")
     if getattr(model.architecture, "distillation_token", False):
         raise UserError(f"{model.architecture.name} has two heads; a probe has one")
     found = features(model, source.train, batch_size)

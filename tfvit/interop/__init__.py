@@ -44,13 +44,13 @@ class Format:
 
 FORMATS = {
     "google-npz": Format(
-        "Google's .npz", recognise.is_npz, "tfvit.interop.google", "labels, preprocessing"
+        "Google's .npz", recognise.is_npz, "tfvit.interop.google", "labels, preprocessing, scores"
     ),
     "huggingface": Format(
         "a Hugging Face folder", recognise.is_huggingface, "tfvit.interop.huggingface", "dropout"
     ),
     "timm": Format(
-        "timm's .safetensors or folder", recognise.is_timm, "tfvit.interop.timm", "dropout"
+        "timm's .safetensors or folder", recognise.is_timm, "tfvit.interop.timm", "dropout, scores"
     ),
 }
 

@@ -48,6 +48,7 @@ GROUP_NORM = re.compile(r"(^|/)gn(_root|_proj|\d)/(scale|bias)$")
 # What Google's code computes, of the fields whose values are not in a file.
 HOLDS = {
     "position": ("learned", "sincos_2d"),
+    "pooling": ("cls", "gap", "map"),
     "distillation_token": (False,),
     "registers": (0,),
     "qkv_bias": (True,),

@@ -91,7 +91,8 @@ def read(folder: Path) -> Imported:
 
     A DeiT without its teacher's classifier has a distillation token that nothing reads: here it is a
     register with its position added, which computes the same. The classifier of a DINOv2 reads the class
-    token and the mean of the patches: it is kept where it makes no use of the latter, as `write` leaves it.
+    token and the mean of the patches, pooling "cls+gap", which is what one without a classifier gets as
+    well; with zeros for the mean, as `write` leaves a head of the class token alone, it is "cls".
     Raises UserError for whatever is missing, damaged or not understood.
     """
     config = read_json(folder / CONFIG, "Hugging Face model")
@@ -100,12 +101,13 @@ def read(folder: Path) -> Imported:
         known = ", ".join(FAMILIES)
         raise UserError(f"{folder / CONFIG}: model_type {kind!r} is not one of {known}")
     tensors, digest, where = _read_weights(folder)
-    dropped = _drop_head_of_patches(kind, tensors)
+    pooling, dropped = _pooling(kind, tensors), {}
     prefix = f"{kind}." if any(name.startswith(f"{kind}.") for name in tensors) else ""
     heads = _heads(kind, tensors)
     with decoding(folder / CONFIG):
-        arch = configs.architecture(config, teacher=heads == 2)
+        arch = configs.architecture(config, pooling, teacher=heads == 2)
         labels = configs.labels(config) if heads else ("0",)
+        scores = configs.scores(config)
         arch = dataclasses.replace(arch, num_classes=len(labels))
     values = read_json(folder / PREPROCESSOR, "Hugging Face model")
     with decoding(folder / PREPROCESSOR):
@@ -137,6 +139,7 @@ def read(folder: Path) -> Imported:
             "file": where.name,
             "sha256": digest,
         },
+        scores=scores,
     )
 
 
@@ -144,8 +147,9 @@ def write(model: Model, folder: Path) -> None:
     """Writes a model as a folder that `transformers` loads; `read` gives the same weights, to the bit.
 
     It becomes a ViT; a DeiT with two class tokens or with one register; a DINOv2 with LayerScale, whose
-    classifier then has zeros for the mean of the patches. A DINOv2 whose head is one class of zeros is
-    written without. `position_interpolation` is lost: how positions are resized is up to the model_type.
+    classifier has zeros for the mean of the patches where ours does not read it. A DINOv2 whose head is
+    one class of zeros is written without. `position_interpolation` is lost: how positions are resized is
+    up to the model_type.
     Raises UserError, naming the field, for what transformers does not have, or if the disk refuses.
     """
     arch = model.architecture
@@ -164,10 +168,10 @@ def write(model: Model, folder: Path) -> None:
         _unfold_distillation(tensors, prefix)
     if arch.layer_scale is not None:
         tensors[f"{prefix}embeddings.mask_token"] = np.zeros((1, arch.width), np.float32)
-        if heads:
+        if heads and arch.pooling == "cls":
             kernel = tensors["classifier.weight"]
             tensors["classifier.weight"] = np.concatenate([kernel, np.zeros_like(kernel)], 1)
-    config = configs.config_of(arch, model.labels, FAMILIES[kind].classes[heads])
+    config = configs.config_of(arch, model.labels, model.scores, FAMILIES[kind].classes[heads])
     processor = configs.preprocessor_of(model.preprocess)
     from safetensors.numpy import save_file
 
@@ -183,18 +187,17 @@ def _heads(kind: str, tensors: dict[str, np.ndarray]) -> int:
     return max(n for n, names in found if all(f"{name}.weight" in tensors for name in names))
 
 
-def _drop_head_of_patches(kind: str, tensors: dict[str, np.ndarray]) -> dict[str, str]:
-    """Makes a DINOv2's classifier one of the class token, or takes it out; returns what was taken out."""
+def _pooling(kind: str, tensors: dict[str, np.ndarray]) -> str:
+    """What the head reads. A classifier that makes no use of the patches becomes one of the class token."""
+    if kind not in ("dinov2", "dinov2_with_registers"):
+        return "cls"
     head = tensors.get("classifier.weight")
-    if kind not in ("dinov2", "dinov2_with_registers") or head is None or head.ndim != 2:
-        return {}
-    of_class, of_patches = np.split(head, [head.shape[1] // 2], axis=1)
-    if not of_patches.any():
-        tensors["classifier.weight"] = of_class
-        return {}
-    names = [name for name in ("classifier.weight", "classifier.bias") if name in tensors]
-    remark = "reads the mean of the patches beside the class token"
-    return {name: f"{tensors.pop(name).shape}, {remark}" for name in names}
+    if head is not None and head.ndim == 2:
+        of_class, of_patches = np.split(head, [head.shape[1] // 2], axis=1)
+        if of_class.any() and not of_patches.any():
+            tensors["classifier.weight"] = of_class
+            return "cls"
+    return "cls+gap"
 
 
 def _fold_distillation(tensors: dict[str, np.ndarray], prefix: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from edge_demo.errors import UserError
 from edge_demo.preprocess import PreprocessSpec
+from edge_demo.scores import SIGMOID, SOFTMAX
 from tfvit.architecture import Architecture, name_of
 
 # model_type: what a configuration says by leaving it out.
@@ -23,6 +24,10 @@ DEFAULTS = {
 ANTIALIASED = {"dinov2_with_registers": "bicubic_antialias"}
 # Of two names of theirs for one of ours, the first is what is written.
 ACTIVATIONS = {"gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh", "gelu_new": "gelu_tanh"}
+
+# problem_type: how logits become scores.
+PROBLEMS = {None: SOFTMAX, "single_label_classification": SOFTMAX}
+PROBLEMS["multi_label_classification"] = SIGMOID
 
 CENTRAL = {"resample": 3, "do_center_crop": True, "crop_size": {"height": 224, "width": 224}}
 PROCESSORS = {
@@ -43,9 +48,10 @@ BOOKKEEPING = {"image_processor_type", "feature_extractor_type", "processor_clas
 BOOKKEEPING |= {"_valid_processor_keys", "data_format", "return_tensors", "disable_grouping"}
 
 
-def architecture(config: dict, teacher: bool) -> Architecture:
+def architecture(config: dict, pooling: str, teacher: bool) -> Architecture:
     """The architecture of a config.json at its own size, with one class.
 
+    pooling: what the classifier reads.
     teacher: whether it classifies from the distillation token as well. Without, that token of a DeiT
         is one that nothing reads: a register.
     Raises UserError for what we do not have.
@@ -73,6 +79,7 @@ def architecture(config: dict, teacher: bool) -> Architecture:
         depth=depth,
         mlp_dim=mlp,
         heads=heads,
+        pooling=pooling,
         distillation_token=teacher,
         registers=config.get("num_register_tokens", 0)
         if dino
@@ -91,15 +98,26 @@ def labels(config: dict) -> tuple[str, ...]:
     return tuple(str(names[str(i)]) for i in range(len(names)))
 
 
+def scores(config: dict) -> str:
+    """How logits become scores. Raises UserError for a problem that is no classification."""
+    problem = config.get("problem_type")
+    if problem not in tuple(PROBLEMS):  # whatever its type
+        known = ", ".join(filter(None, PROBLEMS))
+        raise UserError(f"problem_type {problem!r} is not one of {known}")
+    return PROBLEMS[problem]
+
+
 def model_type(arch: Architecture) -> str:
     """The model_type that computes what an architecture does.
 
     Raises UserError, naming the field, if none does.
     """
-    fixed = {"stem": None, "position": "learned", "pooling": "cls", "representation_size": None}
+    fixed = {"stem": None, "position": "learned", "representation_size": None}
     for field, value in fixed.items():
         _need(getattr(arch, field) == value, field, arch)
-    if arch.layer_scale is None:
+    dino = arch.layer_scale is not None
+    _need(arch.pooling in (("cls", "cls+gap") if dino else ("cls",)), "pooling", arch)
+    if not dino:
         _need(arch.registers <= (not arch.distillation_token), "registers", arch)
         return "deit" if arch.distillation_token or arch.registers else "vit"
     _need(not arch.distillation_token, "distillation_token", arch)
@@ -114,7 +132,9 @@ def _need(holds: bool, field: str, arch: Architecture) -> None:
         raise UserError(f"a Hugging Face folder cannot hold {field} {value!r} of {arch.name}")
 
 
-def config_of(arch: Architecture, names: tuple[str, ...], transformers_class: str) -> dict:
+def config_of(
+    arch: Architecture, names: tuple[str, ...], scores: str, transformers_class: str
+) -> dict:
     """config.json of an architecture; what only training has (dropout, stochastic depth) is left out."""
     kind = model_type(arch)
     square = arch.image_size[0] == arch.image_size[1]
@@ -134,6 +154,8 @@ def config_of(arch: Architecture, names: tuple[str, ...], transformers_class: st
         "id2label": {str(i): name for i, name in enumerate(names)},
         "label2id": {name: i for i, name in enumerate(names)},
     }
+    if scores == SIGMOID:
+        values["problem_type"] = "multi_label_classification"
     if arch.layer_scale is None:
         return values | {"intermediate_size": arch.mlp_dim}
     values |= {"mlp_ratio": arch.mlp_dim // arch.width, "layerscale_value": float(arch.layer_scale)}

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from edge_demo.preprocess import PreprocessSpec
+from edge_demo.scores import SOFTMAX
 from tfvit import checkpoint, posemb
 from tfvit.architecture import Architecture, ResNetArchitecture
 from tfvit.model import Model, build, named_weights
@@ -22,6 +23,7 @@ class Imported:
     preprocess: of the size that the library would give it.
     reset, dropped: what became of weights that were not just loaded: name, remark.
     origin: where it comes from: "source", "format", "sha256" and what else is known; JSON types.
+    scores: how logits become scores, a name of `edge_demo.scores.SCORES`.
     """
 
     architecture: Architecture | ResNetArchitecture
@@ -31,6 +33,7 @@ class Imported:
     reset: dict[str, str]
     dropped: dict[str, str]
     origin: dict
+    scores: str = SOFTMAX
 
 
 def finish(
@@ -51,6 +54,7 @@ def finish(
         new,
         labels=read.labels,
         preprocess=read.preprocess.at(*image_size),
+        scores=read.scores,
         provenance={"imported": read.origin},
     )
     weights, result = read.weights, Transfer([], {}, dict(read.reset), dict(read.dropped))

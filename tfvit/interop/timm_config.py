@@ -31,6 +31,7 @@ HEADS_BY_NAME = {"vit_base_patch16_gap_": 16}
 GELU_TANH = ("vit_base_patch32_siglip_gap_", "vit_giantopt_patch16_siglip_gap_")
 GELU_TANH += ("vit_large_patch16_siglip_gap_512", "vit_so400m_patch16_siglip_gap_")
 ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_tanh"}
+POOLS = {"cls": "token", "gap": "avg"}  # our pooling: theirs
 EPSILON = 1e-6
 LAYER_SCALE = 1e-5  # what it began with does not show in the weights
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
@@ -186,13 +187,13 @@ def config_of(arch: Architecture, spec: PreprocessSpec, labels: tuple[str, ...])
     fixed = {"stem": None, "position": "learned", "representation_size": None}
     fixed["layer_norm_epsilon"] = EPSILON
     unlike = [field for field, value in fixed.items() if getattr(arch, field) != value]
-    unlike += ["pooling"] if arch.pooling == "map" else []
+    unlike += ["pooling"] if arch.pooling not in POOLS else []
     unlike += ["registers"] if arch.distillation_token and arch.registers else []
     if unlike:
         value = getattr(arch, unlike[0])
         raise UserError(f"timm cannot hold {unlike[0]} {value!r} of {arch.name}")
     names = DISTILLED if arch.distillation_token else NAMES
-    pool = "token" if arch.pooling == "cls" else "avg"
+    pool = POOLS[arch.pooling]
     ratio = arch.mlp_dim / arch.width
     if int(arch.width * ratio) != arch.mlp_dim:  # rounded down there
         ratio = math.nextafter(ratio, math.inf)

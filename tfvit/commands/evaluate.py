@@ -1,0 +1,82 @@
+"""`tfvit eval`: what a model scores on labelled images."""
+
+from __future__ import annotations
+
+import click
+
+from edge_demo.errors import UserError
+from tfvit import figures, files
+from tfvit.options import PATH, data_options, name_unreadable, need, percent, table
+
+
+@click.command("eval")
+@click.argument("model", type=PATH)
+@data_options()
+@click.option("--batch-size", type=click.IntRange(1), default=64, show_default=True)
+@click.option("--threads", type=click.IntRange(1), help="CPU threads of a .tflite.")
+@click.option("--json", "json_file", type=PATH, help="Write the figures to a file.")
+@click.option("--confusion", type=PATH, help="Draw the confusion of the classes to a PNG.")
+@click.option("--strict", is_flag=True, help="An unreadable image is an error.")
+def evaluate(model, batch_size, threads, json_file, confusion, strict, **options):
+    """Measure MODEL, a checkpoint folder, a run folder or a .tflite, on labelled images.
+
+    \b
+    Examples:
+      tfvit eval runs/photos --data photos/
+      tfvit eval exported/int8.tflite --data photos/ --json int8.json --confusion int8.png
+    """
+    need("train")
+    if not model.exists():
+        raise UserError(f"{model}: no such checkpoint folder or .tflite")
+    from edge_demo.classifier import Classifier
+    from tfvit import checkpoint, plots
+    from tfvit.data import open_source
+    from tfvit.evaluate import predict, predict_tflite, score
+    from tfvit.setup_run import data_of
+
+    if model.is_file():
+        labels, loaded = Classifier(model).labels, None
+    else:
+        loaded = checkpoint.load(checkpoint.find(model))
+        labels = loaded.labels
+    source = open_source(data_of(options))
+    if loaded is None:
+        predictions = predict_tflite(model, source, threads=threads)
+    else:
+        predictions = predict(loaded, source, batch_size)
+    if strict and predictions.unreadable:
+        raise UserError(next(iter(predictions.unreadable.values())))
+    scores = score(predictions, labels)
+    click.echo(_per_class(scores.per_class))
+    click.echo(
+        f"\n{model} on {source.name} ({source.eval.name}, {scores.images} images): "
+        f"{_in_words(scores.headline())}"
+    )
+    if json_file:
+        origin = {"model": str(model), "data": source.name, "split": source.eval.name}
+        unreadable = sorted(predictions.unreadable)
+        files.write_json(json_file, {**origin, **scores.to_json(), "unreadable": unreadable})
+    if confusion:
+        title = f"{model}: {_in_words(scores.headline())}"
+        images = [entry["images"] for entry in scores.per_class.values()]
+        plots.confusion(scores.confusion, labels, confusion, title, images)
+    name_unreadable(predictions.unreadable)
+
+
+def _per_class(per_class: dict[str, dict]) -> str:
+    """A table of the classes that occur, with the figures of each."""
+    kinds = list(next(iter(per_class.values())))
+    rows = [
+        [label, *(str(entry[k]) if k == "images" else percent(entry[k]) for k in kinds)]
+        for label, entry in per_class.items()
+        if entry["images"] or entry["precision"] is not None
+    ]
+    return table(rows, ["class", *(kind.replace("_", " ") for kind in kinds)])
+
+
+def _in_words(headline: dict[str, float]) -> str:
+    """The figures of a split in a line, the loss last."""
+    shares = [
+        f"{name} {percent(headline[k])}" for k, name in figures.NAMES.items() if k in headline
+    ]
+    return f"{', '.join(shares)}, loss {headline['loss']:.4f}"

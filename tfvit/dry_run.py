@@ -1,0 +1,150 @@
+"""What a training run will cost, before anything is spent."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import tensorflow as tf
+import tf_keras as keras
+
+from tfvit import flops
+from tfvit.model import named_weights
+
+FLOAT32 = 4  # bytes of a weight, a gradient and what the optimizer keeps for it
+
+
+@dataclasses.dataclass(frozen=True)
+class DryRun:
+    """The size of a training run; JSON types throughout.
+
+    parameters, trainable: numbers of weights, in all and those that learn.
+    macs_per_image: multiply-adds of a forward pass of one image, as the literature has them.
+    flops_per_step: of an optimizer step on the whole batch, forward and backward.
+    memory: bytes on one device: weights, gradients, optimizer, ema, activations and their total.
+    """
+
+    model: str
+    image_size: tuple[int, int]
+    parameters: int
+    trainable: int
+    macs_per_image: int
+    flops_per_step: int
+    memory: dict[str, int]
+    batch_size: int
+    devices: int
+    steps: int
+    examples: int
+
+    @property
+    def flops_per_image(self) -> int:
+        """Floating-point operations of a forward pass of one image."""
+        return 2 * self.macs_per_image
+
+    @property
+    def epochs(self) -> float:
+        """Passes over the training split."""
+        return self.steps * self.batch_size / self.examples
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations of the whole run."""
+        return self.steps * self.flops_per_step
+
+    def to_json(self) -> dict:
+        """A dictionary of JSON types."""
+        derived = ("flops_per_image", "epochs", "flops")
+        return dataclasses.asdict(self) | {name: getattr(self, name) for name in derived}
+
+    def lines(self) -> list[str]:
+        """The figures as people read them."""
+        height, width = self.image_size
+        frozen = self.parameters - self.trainable
+        parts = [
+            f"{name} {_scaled(n)}B" for name, n in self.memory.items() if n and name != "total"
+        ]
+        each = "" if self.devices == 1 else f" on each of {self.devices} devices"
+        return [
+            f"model       {self.model} at {height}x{width}",
+            f"parameters  {_scaled(self.parameters)}"
+            + f", {_scaled(frozen)} frozen" * bool(frozen),
+            f"forward     {_scaled(self.macs_per_image)} multiply-adds per image "
+            f"({_scaled(self.flops_per_image)}FLOP)",
+            f"step        {_scaled(self.flops_per_step)}FLOP for {self.batch_size} images",
+            f"memory      about {_scaled(self.memory['total'])}B{each}: {', '.join(parts)}",
+            f"run         {self.steps} steps, {self.epochs:.1f} epochs of {self.examples} images, "
+            f"{_scaled(self.flops)}FLOP",
+        ]
+
+
+def describe(
+    make: Callable[[], keras.Model],
+    *,
+    batch_size: int,
+    steps: int,
+    examples: int,
+    slots_per_weight: float = 2,
+    ema: bool = False,
+    devices: int = 1,
+    accumulate: int = 1,
+    frozen: Callable[[str], bool] = lambda name: False,
+) -> DryRun:
+    """The cost of training a model, counted on the graph of a step that is never run.
+
+    make: () -> the model, as `lambda: build(arch, dtype=..., remat=...)`. It is called inside a graph,
+        where weights have shapes and no memory.
+    batch_size: global; `devices` and `accumulate` divide it.
+    examples: images of the training split.
+    slots_per_weight: values the optimizer keeps per trainable weight: 2 of Adam, 1 of momentum.
+    frozen: name of a weight (`named_weights`) -> whether it does not learn.
+
+    The memory of activations is what a step holds at its fullest if each tensor is freed after its last
+    use. XLA, which fuses ops, needs less; the workspace of convolutions and the runtime itself come on top.
+    """
+    at_once = -(-batch_size // (devices * accumulate))
+    with tf.Graph().as_default() as graph:
+        model = make()
+        weights = named_weights(model)
+        images = tf.compat.v1.placeholder(tf.float32, [at_once, *model.input_shape[1:]])
+        targets = tf.compat.v1.placeholder(tf.float32, [at_once, model.output_shape[-1]])
+        logits = model(images, training=True)
+        forward = flops.needed(graph, [logits])
+        loss = tf.nn.softmax_cross_entropy_with_logits(targets, logits)
+        learning = {id(w) for w in model.trainable_weights}
+        chosen = [w for n, w in weights.items() if id(w) in learning and not frozen(n)]
+        gradients = [g for g in tf.gradients(loss, chosen) if g is not None]
+        step = flops.needed(graph, gradients)
+        macs = flops.multiply_adds(forward), flops.multiply_adds(step)
+        activations = flops.peak_bytes(step, gradients)
+    total, trainable = (
+        sum(w.shape.num_elements() for w in ws) for ws in (weights.values(), chosen)
+    )
+    memory = {
+        "weights": FLOAT32 * total,
+        "gradients": FLOAT32 * trainable * (2 if accumulate > 1 else 1),
+        "optimizer": round(FLOAT32 * trainable * slots_per_weight),
+        "ema": FLOAT32 * total * ema,
+        "activations": activations,
+    }
+    return DryRun(
+        model=model.architecture.name,
+        image_size=model.architecture.image_size,
+        parameters=total,
+        trainable=trainable,
+        macs_per_image=macs[0] // at_once,
+        flops_per_step=2 * macs[1] * batch_size // at_once,
+        memory=memory | {"total": sum(memory.values())},
+        batch_size=batch_size,
+        devices=devices,
+        steps=steps,
+        examples=examples,
+    )
+
+
+def _scaled(value: float) -> str:
+    """17580000000 as "17.58 G"."""
+    for prefix in ("", "k", "M", "G", "T", "P", "E"):
+        if value < 1000 or prefix == "E":
+            return f"{value:.4g} {prefix}"
+        value /= 1000
+    raise AssertionError

@@ -1,0 +1,14 @@
+"""Names of the figures that a model scores, and which of them models are compared by."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+# name, as metrics and reports keep it -> for people; of two, the first is what models are compared by
+NAMES = {"map": "mAP", "top1": "top-1", "top5": "top-5"}
+
+
+def best_by(figures: Iterable[str]) -> str:
+    """The name of the figure that models are compared by, more is better: mAP where there is one."""
+    found = set(figures)
+    return next(name for name in NAMES if name in found)

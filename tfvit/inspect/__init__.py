@@ -1,0 +1,1 @@
+"""Look inside a model: attention.py, where it looks."""

@@ -1,0 +1,104 @@
+"""Where a Vision Transformer looks: attention of its blocks, and attention rollout."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import tensorflow as tf
+import tf_keras as keras
+
+from tfvit import posemb
+from tfvit.model import Model, named_weights
+
+
+def attentions(model: Model, images: tf.Tensor) -> Iterator[np.ndarray]:
+    """The attention of each block, first to last: float32 [b, heads, n, n], each row a sum of 1.
+
+    images: normalised float32 [b, height, width, 3].
+    """
+    *inputs, _ = streams(model, images)
+    for i, x in enumerate(inputs):
+        y = _norm(model, f"block_{i}/norm_1", x)
+        yield _attention(model, f"block_{i}/attention", y, y)
+
+
+def streams(model: Model, images: tf.Tensor) -> list[tf.Tensor]:
+    """What enters each block, first to last, and what leaves the last: [b, n, d] each."""
+    names = [f"block_{i}" for i in range(model.architecture.depth)] + ["norm"]
+    first = {}  # layer of each part of the model
+    for layer in model.layers:
+        first.setdefault(layer.name.split("/")[0], layer)
+    return keras.Model(model.input, [first[name].input for name in names])(images)
+
+
+def rollout(maps: Iterable[np.ndarray]) -> np.ndarray:
+    """How much of each input token is in each output token of the blocks: float32 [b, n, n].
+
+    maps: attention of the blocks, first to last, [b, heads, n, n]. Heads are averaged, and half of every
+    token passes by on the residual path. Source: attention rollout, arXiv 2005.00928, section 3.
+    """
+    total = None
+    for attention in maps:
+        mean = attention.mean(axis=1)
+        through = 0.5 * mean + 0.5 * np.eye(mean.shape[-1], dtype=np.float32)
+        total = through if total is None else through @ total
+    return total
+
+
+def heat_maps(model: Model, images: tf.Tensor) -> dict[str, np.ndarray]:
+    """How much the head sees of each patch, by name of the method: float32 [b, down, across].
+
+    images: normalised float32 [b, height, width, 3]. "last block": attention of the last block, mean of
+    its heads; "rollout": of all blocks. Both as seen by what the head reads: the class tokens, the mean of
+    the patches, or the tokens that attention pooling weights.
+    """
+    arch = model.architecture
+    maps = list(attentions(model, images))
+    reader = _reader(model, images)  # [b, 1, n]
+    found = {"last block": maps[-1].mean(axis=1), "rollout": rollout(maps)}
+    shape = (-1, *arch.grid)
+    return {
+        name: (reader @ tokens)[:, 0, arch.prefix_tokens :].reshape(shape)
+        for name, tokens in found.items()
+    }
+
+
+def _reader(model: Model, images: tf.Tensor) -> np.ndarray:
+    """The share of each token in what the head reads: float32 [b, 1, n]."""
+    arch = model.architecture
+    if arch.pooling == "map":
+        inputs = [model.get_layer(name).output for name in ("map", "norm")]
+        probe, x = keras.Model(model.input, inputs)(images)
+        return _attention(model, "map/attention", probe, x).mean(axis=1)
+    share = np.zeros(arch.tokens, np.float32)
+    read = slice(arch.prefix_tokens, None) if arch.pooling == "gap" else slice(arch.class_tokens)
+    share[read] = 1 / len(share[read])
+    return np.broadcast_to(share, (len(images), 1, arch.tokens))
+
+
+def _norm(model: Model, name: str, x: tf.Tensor) -> tf.Tensor:
+    """LayerNorm by the weights of a layer: [b, n, d] -> float32 [b, n, d]."""
+    weights, x = named_weights(model), tf.cast(x, tf.float32)
+    mean, variance = tf.nn.moments(x, [-1], keepdims=True)
+    gamma, beta = weights[f"{name}/gamma"], weights[f"{name}/beta"]
+    epsilon = model.architecture.layer_norm_epsilon
+    return tf.nn.batch_normalization(x, mean, variance, beta, gamma, epsilon)
+
+
+def _attention(model: Model, name: str, queries: tf.Tensor, x: tf.Tensor) -> np.ndarray:
+    """Attention of queries [b, m, d] to tokens [b, n, d] by the weights of a layer: [b, heads, m, n]."""
+    weights, arch = named_weights(model), model.architecture
+
+    def project(y: tf.Tensor, part: str) -> tf.Tensor:  # [b, n, d] -> [b, heads, n, head_dim]
+        y = tf.cast(y, tf.float32) @ weights[f"{name}/{part}/kernel"]
+        y += weights.get(f"{name}/{part}/bias", 0.0)
+        y = tf.reshape(y, [len(y), -1, arch.heads, arch.head_dim])
+        return tf.transpose(y, [0, 2, 1, 3])
+
+    q = project(queries, "query") * arch.head_dim**-0.5
+    scores = tf.matmul(q, project(x, "key"), transpose_b=True)
+    if f"{name}/relative" in weights:
+        distances = tf.gather(weights[f"{name}/relative"], posemb.distances(x.shape[1]))
+        scores += tf.einsum("bhmd,mnd->bhmn", q, distances)
+    return tf.nn.softmax(scores).numpy()

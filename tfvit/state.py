@@ -1,0 +1,82 @@
+"""What a run trains, the model and its optimizer, and where they start from."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator
+
+import tf_keras as keras
+
+from edge_demo.errors import UserError
+from edge_demo.scores import SIGMOID, SOFTMAX
+from tfvit import checkpoint, transfer
+from tfvit.data import Source
+from tfvit.model import Model, build, named_weights
+from tfvit.optimizer import Optimizer
+from tfvit.recipe import DTYPES
+from tfvit.run import Run
+from tfvit.saving import Saved
+
+
+def create(run: Run, source: Source) -> tuple[Model, Optimizer]:
+    """The model of a run and its optimizer, the same for the same seed; within a strategy's scope."""
+    recipe, labels = run.recipe, source.labels
+    keras.utils.set_random_seed(recipe.seed)
+    model = build(
+        run.architecture,
+        dtype=DTYPES[recipe.dtype],
+        remat=recipe.remat,
+        labels=labels,
+        preprocess=run.preprocess,
+        scores=SIGMOID if source.multi_label else SOFTMAX,
+    )
+    if (
+        recipe.loss == "sigmoid"
+    ):  # of many classes few are there: a start from one half would be far off
+        model.get_layer("head").bias.assign([-math.log(len(labels))] * len(labels))
+    depth = getattr(run.architecture, "depth", 0)
+    return model, Optimizer(recipe, named_weights(model), depth)
+
+
+def load_teacher(run: Run, labels: tuple[str, ...]) -> Model | None:
+    """The model to learn from, where the recipe has one; UserError if it knows other classes."""
+    if not run.recipe.teacher:
+        return None
+    path = checkpoint.find(run.recipe.teacher)
+    teacher = checkpoint.load(path, DTYPES[run.recipe.dtype])
+    if teacher.labels != labels:
+        raise UserError(f"{path}: the teacher knows other classes, or in another order")
+    teacher.trainable = False
+    return teacher
+
+
+def start(
+    run: Run, model: Model, optimizer: Optimizer, saved: Saved | None, say: Callable[[str], None]
+) -> int:
+    """Fills both from where the run starts; returns the number of steps already done."""
+    if saved:
+        checkpoint.assign(model, saved.weights, "the checkpoint")
+        optimizer.restore(saved.state)
+        say(f"resuming after step {saved.step} of {run.recipe.steps}")
+        return saved.step
+    if run.init:
+        say(f"from {run.init}:")
+        for line in transfer.initialise(model, run.init).lines():
+            say(line)
+    optimizer.begin()
+    return 0
+
+
+@contextlib.contextmanager
+def averaged(optimizer: Optimizer) -> Iterator[None]:
+    """Within this context the model has its averaged weights, where the recipe has any."""
+    averages = optimizer.averages()
+    own = {name: optimizer.weights[name].numpy() for name in averages}
+    for name, value in averages.items():
+        optimizer.weights[name].assign(value)
+    try:
+        yield
+    finally:
+        for name, value in own.items():
+            optimizer.weights[name].assign(value)
