@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 
+from edge_demo.errors import UserError
 from tfvit.cluster import Cluster
 from tfvit.exit_codes import LOST_WORKER
 from tfvit.saving import THREAD
@@ -21,16 +22,38 @@ ANNOUNCE = 10.0  # seconds until a peer that is not there yet is named
 LAST_WRITE = 10.0  # seconds that a checkpoint which is being written is waited for
 
 
+def meet(cluster: Cluster) -> None:
+    """Returns when every worker is there; to be called before TensorFlow, which waits deaf to Ctrl-C.
+
+    Raises UserError if this worker's own port is taken.
+    """
+    missing = _others(cluster)
+    if not missing:
+        return
+    port = int(cluster.addresses[cluster.index].rpartition(":")[2])
+    announce = time.monotonic() + ANNOUNCE
+    try:
+        mine = socket.create_server(("", port))  # answers for TensorFlow until that listens here
+    except OSError as error:
+        raise UserError(f"port {port} of this worker: {error.strerror}; choose another") from None
+    with mine:
+        while missing := {i: address for i, address in missing.items() if not answers(address)}:
+            if time.monotonic() > announce:
+                announce = float("inf")
+                names = ", ".join(f"{i} ({address})" for i, address in missing.items())
+                print(f"waiting for worker {names}", file=sys.stderr, flush=True)
+            time.sleep(0.2)
+
+
 class Watch:
     """A thread that connects to each peer's port every few seconds, until `stop`.
 
-    A peer is lost once it has answered and then does not, PATIENCE times in a row.
+    A peer is lost if it does not answer PATIENCE times in a row.
     """
 
     def __init__(self, cluster: Cluster) -> None:
-        self._peers = {i: a for i, a in enumerate(cluster.addresses) if i != cluster.index}
+        self._peers = _others(cluster)
         self._failures = dict.fromkeys(self._peers, 0)
-        self._seen: set[int] = set()
         self._stopped = threading.Event()
         self._ending = threading.Lock()
         if self._peers:
@@ -50,20 +73,11 @@ class Watch:
             time.sleep(0.2)
 
     def _look(self) -> None:
-        began = time.monotonic()
         while not self._stopped.wait(EVERY):
             for i, address in self._peers.items():
-                if answers(address):
-                    self._seen.add(i)
-                    self._failures[i] = 0
-                elif i in self._seen:
-                    self._failures[i] += 1
-                    if self._failures[i] >= PATIENCE and not self._stopped.is_set():
-                        self._end(i)
-            missing = [f"{i} ({self._peers[i]})" for i in self._peers if i not in self._seen]
-            if missing and time.monotonic() - began > ANNOUNCE:
-                began = float("inf")
-                print(f"waiting for worker {', '.join(missing)}", file=sys.stderr, flush=True)
+                self._failures[i] = 0 if answers(address) else self._failures[i] + 1
+                if self._failures[i] >= PATIENCE and not self._stopped.is_set():
+                    self._end(i)
 
     def _end(self, worker: int) -> None:
         with self._ending:  # never released: one line is enough
@@ -74,6 +88,10 @@ class Watch:
             print(f"error: {lost}; start all again with --resume", file=sys.stderr, flush=True)
             sys.stdout.flush()
             os._exit(LOST_WORKER)  # TensorFlow's own shutdown would wait for the one that is gone
+
+
+def _others(cluster: Cluster) -> dict[int, str]:
+    return {i: a for i, a in enumerate(cluster.addresses) if i != cluster.index}
 
 
 def answers(address: str) -> bool:

@@ -16,7 +16,7 @@ from edge_demo.errors import UserError
 from tfvit import cluster as clusters
 from tfvit.cluster import Devices
 from tfvit.exit_codes import LostWorker, Stopped
-from tfvit.peers import Watch, answers
+from tfvit.peers import Watch, answers, meet
 
 TPU_ANSWER = 60.0  # seconds in which a TPU has to be found
 LOCAL_TPU = "/dev/accel0"  # there on a TPU machine
@@ -105,9 +105,10 @@ def opened(devices: Devices) -> Iterator[tf.distribute.Strategy]:
     With several workers, the block ends when it has ended on all of them; one that is lost ends the
     process with LOST_WORKER. Raises UserError where there is no such device.
     """
+    meet(devices.cluster)
+    strategy = STRATEGIES[devices.strategy](devices)
     watch = Watch(devices.cluster)
     try:
-        strategy = STRATEGIES[devices.strategy](devices)
         stopped = None
         try:
             yield strategy

@@ -4,6 +4,7 @@ import dataclasses
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 
@@ -12,7 +13,8 @@ import pytest
 
 import tfvit
 from edge_demo.errors import UserError
-from tfvit import checkpoint, exit_codes, runs, saving
+from tfvit import checkpoint, exit_codes, peers, runs, saving
+from tfvit.cluster import Cluster
 from tfvit.model import named_weights
 from tfvit.preemption import Preemption
 
@@ -152,6 +154,35 @@ if sys.argv[1] == "regular":
 other.close()
 time.sleep(1 if sys.argv[1] == "regular" else 30)
 """
+
+
+MEET = """
+import socket, sys
+from tfvit import peers
+from tfvit.cluster import Cluster
+peers.ANNOUNCE = 0
+peers.meet(Cluster(tuple(sys.argv[1].split(",")), int(sys.argv[2])))
+"""
+
+
+def test_workers_wait_for_each_other_and_say_for_whom():
+    with (
+        socket.create_server(("127.0.0.1", 0)) as one,
+        socket.create_server(("127.0.0.1", 0)) as two,
+    ):
+        addresses = [f"127.0.0.1:{s.getsockname()[1]}" for s in (one, two)]
+    command = [sys.executable, "-c", MEET, ",".join(addresses)]
+    first = subprocess.Popen([*command, "1"], stderr=subprocess.PIPE, text=True)
+    assert first.stderr.readline() == f"waiting for worker 0 ({addresses[0]})\n"
+    with socket.create_server(("127.0.0.1", int(addresses[0].rpartition(":")[2]))):
+        assert first.wait(30) == 0
+
+
+def test_a_port_that_is_taken_is_one_line():
+    with socket.create_server(("", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(UserError, match=f"port {port} of this worker"):
+            peers.meet(Cluster((f"127.0.0.1:{port}", "127.0.0.1:9"), 0))
 
 
 @pytest.mark.parametrize("end, code", [("lost", exit_codes.LOST_WORKER), ("regular", 0)])

@@ -37,9 +37,9 @@ class Augmentation:
     flip: mirror every other picture; wrong for digits and text.
     policy: "none", "randaugment" (arXiv 1909.13719), "autoaugment" (arXiv 1805.09501, ImageNet's) or
         "three_augment" (DeiT-3's grey, solarize or blur).
-    layers, magnitude, magnitude_std: RandAugment's number of operations, their strength 0-10 (10 is
-        the largest of AutoAugment's ranges and every operation grows with it, as timm's `inc1`)
-        and its deviation from picture to picture.
+    layers, magnitude, magnitude_std: RandAugment's number of operations, their strength (10 is
+        the largest of AutoAugment's ranges and every operation grows with it, as timm's `inc1`;
+        up to 30 goes beyond them) and its deviation from picture to picture.
     color_jitter: brightness, contrast and saturation change by up to this share.
     erase: probability that a rectangle becomes noise (arXiv 1708.04896, per pixel).
 
@@ -62,7 +62,7 @@ class Augmentation:
         for name, known in (("crop", CROPS), ("policy", POLICIES)):
             if getattr(self, name) not in known:
                 raise UserError(f"{name} {getattr(self, name)!r} is not one of {', '.join(known)}")
-        ranges = {"magnitude": 10, "magnitude_std": 10, "color_jitter": 1, "erase": 1}
+        ranges = {"magnitude": 30, "magnitude_std": 10, "color_jitter": 1, "erase": 1}
         for name, most in ranges.items():
             if not 0 <= getattr(self, name) <= most:
                 raise UserError(f"{name} {getattr(self, name)} is not in [0, {most}]")

@@ -1,6 +1,6 @@
 """What augmentation does to a picture, one table of operations and the policies made of them.
 
-An operation takes an RGB picture, uint8 [height, width, 3], and a strength in [-1, 1], and gives one of the
+An operation takes an RGB picture, uint8 [height, width, 3], and a strength, within [-1, 1] in AutoAugment's ranges, and gives one of the
 same size. OpenCV does the work: three to seven times faster than Pillow or TensorFlow on a processor, and
 without Python's lock, so that threads run side by side.
 """
@@ -63,8 +63,8 @@ def invert(image: np.ndarray, strength: float = 0) -> np.ndarray:
 
 
 def posterize(image: np.ndarray, strength: float) -> np.ndarray:
-    """The 8 to 4 highest bits of each level."""
-    dropped = round(4 * strength)
+    """The 8 to 4 highest bits of each level, fewer beyond strength 1."""
+    dropped = min(round(4 * strength), 7)
     return _through(image, LEVELS >> dropped << dropped)
 
 
@@ -200,7 +200,7 @@ AUTOAUGMENT = (
 
 
 def _apply(image: np.ndarray, name: str, magnitude: float, rng: np.random.Generator) -> np.ndarray:
-    strength = min(max(magnitude / 10, 0), 1)
+    strength = max(magnitude / 10, 0)
     if name in SIGNED and rng.random() < 0.5:
         strength = -strength
     return OPERATIONS[name](image, strength)
@@ -211,7 +211,7 @@ def randaugment(
 ) -> np.ndarray:
     """`layers` operations one after the other, each any of the fourteen (arXiv 1909.13719).
 
-    magnitude: 0-10, its own deviation `std` around it; the larger the stronger for every operation.
+    magnitude: its own deviation `std` around it; the larger the stronger for every operation.
     """
     for place in rng.integers(len(RANDAUGMENT), size=layers):
         strength = rng.normal(magnitude, std) if std else magnitude
