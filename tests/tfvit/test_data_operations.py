@@ -74,7 +74,7 @@ def test_autoaugments_policies_are_the_papers():
 
 def views(photo, count=60, **how):
     options = Augmentation(**{**WHOLE, **how})
-    return [augment(photo, (3, i), SPEC, options).astype(int) for i in range(count)]
+    return [augment(np.asarray(photo), (3, i), SPEC, options).astype(int) for i in range(count)]
 
 
 def test_a_view_is_a_function_of_its_seed_for_every_policy(photo):

@@ -235,7 +235,7 @@ def ruler():
 
 
 def views(picture, spec, how, seeds):
-    return [augment(Image.fromarray(picture), (seed, 9), spec, how) for seed in seeds]
+    return [augment(picture, (seed, 9), spec, how) for seed in seeds]
 
 
 def test_without_crop_and_flip_the_view_is_the_whole_picture(flower):

@@ -76,9 +76,9 @@ class Augmentation:
 
 
 def augment(
-    picture: Image.Image, seed: tuple[int, int], spec: PreprocessSpec, options: Augmentation
+    picture: np.ndarray, seed: tuple[int, int], spec: PreprocessSpec, options: Augmentation
 ) -> np.ndarray:
-    """A random view of an RGB Pillow image at the input size: uint8 [height, width, 3].
+    """A random view of an RGB picture uint8 [h, w, 3] at the input size: uint8 [height, width, 3].
 
     seed: the run's, and the picture's number in its stream; the same two give the same view.
     """
@@ -99,20 +99,20 @@ def augment(
 
 
 def _crop(
-    picture: Image.Image, rng: np.random.Generator, spec: PreprocessSpec, options: Augmentation
+    picture: np.ndarray, rng: np.random.Generator, spec: PreprocessSpec, options: Augmentation
 ) -> np.ndarray:
     if options.crop == "simple":
-        return _simple_crop(np.asarray(picture), rng, spec)
+        return _simple_crop(picture, rng, spec)
     if options.crop_min_area == 1:
-        return to_pixels(picture, spec)
-    width, height = picture.size
+        return to_pixels(Image.fromarray(picture), spec)
+    height, width = picture.shape[:2]
     box = _box(rng, width, height, (options.crop_min_area, 1), ASPECT)
     if box is None:  # a picture too long for any of these: the middle of it
         across, down = min(width, round(height * ASPECT[1])), min(height, round(width / ASPECT[0]))
         left, top = (width - across) // 2, (height - down) // 2
         box = left, top, left + across, top + down
     left, top, right, bottom = box
-    return _resize(np.asarray(picture)[top:bottom, left:right], (spec.width, spec.height), spec)
+    return _resize(picture[top:bottom, left:right], (spec.width, spec.height), spec)
 
 
 def _resize(image: np.ndarray, size: tuple[int, int], spec: PreprocessSpec) -> np.ndarray:

@@ -6,6 +6,7 @@ picture is the view of a decoded one to the last bit.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import threading
@@ -13,18 +14,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from tfvit.files import atomic_file
 
 MEMORY = "memory"
-_pictures: dict[str, Image.Image] = {}
+_pictures: dict[str, np.ndarray] = {}
 
 
 def cached(
-    where: str | None, data: bytes, at_least: tuple[int, int], decode: Callable[[], Image.Image]
-) -> Image.Image:
-    """The RGB image that `decode` gives, from the cache if it is there.
+    where: str | None, data: bytes, at_least: tuple[int, int], decode: Callable[[], np.ndarray]
+) -> np.ndarray:
+    """The RGB picture, uint8 [height, width, 3], that `decode` gives, from the cache if it is there.
 
     where: None, "memory" (until the process ends) or a folder; 3 bytes a pixel either way.
     data, at_least: the encoded picture and the smallest size it may be decoded at: the key.
@@ -40,16 +40,14 @@ def cached(
     return _pictures[digest]
 
 
-def _from_folder(path: Path, decode: Callable[[], Image.Image]) -> Image.Image:
-    """A file is width and height, 4 bytes each, little-endian, then the pixels."""
-    try:
+def _from_folder(path: Path, decode: Callable[[], np.ndarray]) -> np.ndarray:
+    """A file is height and width, 4 bytes each, little-endian, then the pixels."""
+    with contextlib.suppress(OSError, ValueError):  # not there, or cut off
         data = path.read_bytes()
-        size = tuple(np.frombuffer(data, "<u4", 2).tolist())
-        return Image.frombytes("RGB", size, data[8:])
-    except (OSError, ValueError):  # not there, or cut off
-        image = decode()
+        return np.frombuffer(data, np.uint8, offset=8).reshape(*np.frombuffer(data, "<u4", 2), 3)
+    image = decode()
     with atomic_file(path) as temporary:
         mine = temporary.with_suffix(f".{os.getpid()}.{threading.get_ident()}")
-        mine.write_bytes(np.array(image.size, "<u4").tobytes() + image.tobytes())
+        mine.write_bytes(np.array(image.shape[:2], "<u4").tobytes() + image.tobytes())
         os.replace(mine, temporary)
     return image
