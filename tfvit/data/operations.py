@@ -1,7 +1,7 @@
 """What augmentation does to a picture, one table of operations and the policies made of them.
 
-An operation takes an RGB picture, uint8 [height, width, 3], and a strength, within [-1, 1] in AutoAugment's ranges, and gives one of the
-same size. OpenCV does the work: three to seven times faster than Pillow or TensorFlow on a processor, and
+An operation takes an RGB picture, uint8 [height, width, 3], and a strength, -1 to 1 in AutoAugment's
+ranges, and gives one of the same size. OpenCV does the work: three to seven times faster than Pillow or TensorFlow on a processor, and
 without Python's lock, so that threads run side by side.
 """
 
