@@ -22,7 +22,7 @@ from tfvit.options import table
 from tfvit.progress import progress
 
 DTYPES = ("bfloat16", "float32")
-OURS = ("tfvit", "tfvit plain")
+OURS = ("tfvit", "tfvit --xla")
 THEIRS = ("torch eager", "torch compiled", "transformers")
 HERE = Path(__file__).parent
 

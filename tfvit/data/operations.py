@@ -1,8 +1,8 @@
 """What augmentation does to a picture, one table of operations and the policies made of them.
 
 An operation takes an RGB picture, uint8 [height, width, 3], and a strength, -1 to 1 in AutoAugment's
-ranges, and gives one of the same size. OpenCV does the work: three to seven times faster than Pillow or TensorFlow on a processor, and
-without Python's lock, so that threads run side by side.
+ranges, and gives one of the same size. OpenCV does the work: three to seven times faster than Pillow or
+TensorFlow on a processor, and without Python's lock, so that threads run side by side.
 """
 
 from __future__ import annotations
