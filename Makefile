@@ -39,10 +39,11 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 
-bench: install
+bench: install $(TORCH)/.installed
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -r bench/requirements.txt
 	$(BIN)/python bench/edge_latency.py --json runs/bench.json
 	$(BIN)/python bench/qat_step.py
+	$(BIN)/python bench/train_step.py
 
 clean:
 	rm -rf runs build *.egg-info .pytest_cache .ruff_cache

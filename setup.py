@@ -20,6 +20,7 @@ TRAIN = [
     "tensorboard>=2.19",
     "safetensors>=0.5",
     "tqdm>=4.66",
+    "opencv-python-headless>=4.10",  # augmentation at three times Pillow's speed
     "scikit-learn>=1.5",
     "matplotlib>=3.8",
 ]

@@ -201,8 +201,11 @@ def _tokens(x: tf.Tensor, positions: tf.Tensor | None, prefix: tf.Tensor | None)
 def _pool(x: tf.Tensor, arch: Architecture) -> tf.Tensor:
     """The mean of the patches, behind the class token if there is one: [b, n, d] -> [b, d or 2 d]."""
     patches = x[:, arch.prefix_tokens :] if arch.prefix_tokens else x
-    mean = tf.reduce_mean(patches, axis=1)
-    return tf.concat([x[:, 0], mean], axis=1) if arch.class_tokens else mean
+    if not arch.class_tokens:
+        return tf.reduce_mean(patches, axis=1)
+    # XNNPACK takes no slice that drops an axis
+    both = tf.concat([x[:, :1], tf.reduce_mean(patches, axis=1, keepdims=True)], axis=1)
+    return tf.reshape(both, [x.shape[0], -1])
 
 
 def _scores(q: tf.Tensor, k: tf.Tensor, relative: tf.Tensor | None) -> tf.Tensor:

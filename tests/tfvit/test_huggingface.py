@@ -141,7 +141,8 @@ def test_a_classifier_of_a_dinov2_reads_the_class_token_and_the_mean_of_the_patc
     tensors = tensors_of(kind, prefix=f"{kind}.")
     tensors["classifier.weight"] = rng.standard_normal((CLASSES, 2 * WIDTH)).astype(np.float32)
     tensors["classifier.bias"] = rng.standard_normal(CLASSES).astype(np.float32)
-    model, report = interop.load(write(kind, tensors))
+    names = {"id2label": {str(i): label for i, label in enumerate(LABELS)}}
+    model, report = interop.load(write(kind, tensors, names))
     images = pictures()
     expected = logits(dinov2_features(tensors, kind, images), tensors, "classifier")
     np.testing.assert_allclose(model(images).numpy(), expected, atol=1e-4)

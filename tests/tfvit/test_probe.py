@@ -17,6 +17,7 @@ import tfvit
 from tfvit.data import DataOptions, open_source
 from tfvit.data.pipeline import eval_batches
 from tfvit.evaluate.probe import fit
+from tfvit.model import named_weights
 from tfvit.preprocess import normalise
 
 
@@ -58,8 +59,8 @@ def test_the_command_leaves_a_checkpoint_that_scores_what_it_says(digits_run, tm
     head = model.get_layer("head")
     logits = x @ head.kernel.numpy() + head.bias.numpy()
     assert accuracy_score(y, logits.argmax(1)) == pytest.approx(top1, abs=2e-3)
-    body = tfvit.load(digits_run / "best").get_layer("block_0/mlp/dense_1").kernel.numpy()
-    assert np.array_equal(model.get_layer("block_0/mlp/dense_1").kernel.numpy(), body)
+    body = named_weights(tfvit.load(digits_run / "best"))["block_0/mlp/dense_1/kernel"].numpy()
+    assert np.array_equal(named_weights(model)["block_0/mlp/dense_1/kernel"].numpy(), body)
 
 
 def test_two_classes_have_two_columns(tmp_path, photos):

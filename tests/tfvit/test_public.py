@@ -9,6 +9,7 @@ import tfvit
 from tfvit import interop
 from tfvit.architecture import named
 from tfvit.interop.public import PUBLIC
+from tfvit.model import named_weights
 
 LABELS = tuple("0123456789")
 
@@ -42,8 +43,8 @@ def test_training_starts_from_what_another_library_wrote(format, tfvit_cli, tmp_
     done = tfvit_cli(*train, "--init", there, "--image-size", "24")
     assert done.code == 0, done.err
     assert f"from {there}:" in done.out and "resized  position/embedding" in done.out
-    kept = tfvit.load(tmp_path / "run" / "init").get_layer("block_0/mlp/dense_1").kernel.numpy()
-    assert (kept == model.get_layer("block_0/mlp/dense_1").kernel.numpy()).all()
+    kept = named_weights(tfvit.load(tmp_path / "run" / "init"))["block_0/mlp/dense_1/kernel"]
+    assert (kept.numpy() == named_weights(model)["block_0/mlp/dense_1/kernel"].numpy()).all()
 
 
 def test_what_is_no_model_at_all_is_one_line(tfvit_cli, tmp_path):

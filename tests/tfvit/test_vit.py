@@ -303,7 +303,7 @@ def test_stochastic_depth_of_a_model_drops_branches_of_whole_samples():
 
 def test_the_first_block_is_never_dropped_and_the_last_one_most():
     model = tfvit.create_model("vit-mu/8", 2, 16, depth=4, stochastic_depth=0.6)
-    rates = [layer.rate for layer in model.layers if isinstance(layer, StochasticDepth)]
+    rates = [layer.rate for layer in model.submodules if isinstance(layer, StochasticDepth)]
     np.testing.assert_allclose(rates, [0, 0, 0.2, 0.2, 0.4, 0.4, 0.6, 0.6])
 
 

@@ -6,17 +6,18 @@ have mask 0 and count nowhere.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
-from PIL import Image
 
 from edge_demo import images
 from edge_demo.errors import UserError
-from edge_demo.preprocess import PreprocessSpec, to_pixels
-from tfvit.data.augment import Augmentation, augment
-from tfvit.data.source import Split
+from edge_demo.preprocess import PreprocessSpec
+from tfvit.data import order, service, views
+from tfvit.data.augment import Augmentation
+from tfvit.data.source import Split, Stream
 from tfvit.progress import progress
 
 # name of the file -> what is wrong with it
@@ -32,48 +33,89 @@ def train_batches(
     seed: int,
     start_step: int,
     unreadable: Unreadable,
+    repeats: int = 1,
+    balance: float = 0.0,
+    replicas: int = 1,
+    shard: tuple[int, int] = (0, 1),
+    cache: str | None = None,
+    services: Sequence[str] = (),
 ) -> tf.data.Dataset:
     """Endless shuffled, augmented batches from step `start_step` on.
 
     Each is {"pixels": uint8 [b, height, width, 3], "label": int64 [b], "mask": float32 [b]}, a function
     of (seed, step). Files that cannot be read are entered into `unreadable` as they are met.
+
+    batch_size: of a step, over all devices and processes.
+    repeats: how many views of each picture a batch holds (repeated augmentation, arXiv 1901.09335).
+    balance: 0 takes pictures as often as there are, 1 every class equally often; between them a class
+        of n pictures comes as n ** (1 - balance).
+    replicas: devices in all; a batch comes in pieces of b = batch_size / replicas rows.
+    shard: (i, n), this process is the i-th of n and gets the i-th part of every batch's rows; nothing
+        of the others' is read.
+    cache: "memory" or a folder to keep decoded pictures in; None decodes them each time.
+    services: addresses of `tfvit data-service` processes, which then do the reading and augmenting.
+    Raises UserError if the numbers do not divide or the classes are not known.
     """
-    decoded_size = augmentation.decoded_size(spec)
+    rows = _rows(batch_size, shard)
+    for what, number in (("repeats", repeats), ("devices", replicas)):
+        if number < 1 or batch_size % number:
+            raise UserError(f"batch size {batch_size} does not divide by {number} {what}")
+    piece = batch_size // replicas
+    if (rows[1] - rows[0]) % piece:
+        raise UserError(f"{replicas} devices do not divide over {shard[1]} processes")
+    if not 0 <= balance <= 1:
+        raise UserError(f"balance {balance} is not in [0, 1]")
+    load = views.augmented(spec, augmentation, seed, cache, anywhere=bool(services))
 
-    def load(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        image, mask = _decode(example, unreadable, np.asarray, decoded_size)
-        number = tf.cast(tf.bitcast(example["index"], tf.int32)[0], tf.int32)
-        view = augment(image, tf.stack([tf.constant(seed), number]), spec, augmentation)
-        return {"pixels": view, "label": example["label"], "mask": mask}
+    def pieces(turn: int, turns: int) -> tf.data.Dataset:
+        stream = order.examples(
+            *(split, seed, batch_size, start_step),
+            rows=rows,
+            steps=((start_step + turn) % turns, turns),
+            repeats=repeats,
+            balance=balance,
+        )
+        loaded = stream.map(load, tf.data.AUTOTUNE, deterministic=True)
+        return loaded.batch(piece, drop_remainder=True)
 
-    examples = split.shuffled(seed, start_step * batch_size)
-    batches = examples.map(load, tf.data.AUTOTUNE, deterministic=True)
-    return batches.batch(batch_size, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
+    batches = service.spread(pieces, services, (rows[1] - rows[0]) // piece)
+    return batches.map(_noting(unreadable)).prefetch(tf.data.AUTOTUNE)
 
 
 def eval_batches(
-    split: Split, spec: PreprocessSpec, batch_size: int, *, unreadable: Unreadable
+    split: Split,
+    spec: PreprocessSpec,
+    batch_size: int,
+    *,
+    unreadable: Unreadable,
+    shard: tuple[int, int] = (0, 1),
 ) -> tf.data.Dataset:
     """One pass in order, preprocessed by the device's own code, the last batch filled up with mask 0.
 
-    The batches are those of `train_batches`.
+    The batches are those of `train_batches`; with `shard` = (i, n) each is the i-th part of the rows,
+    and every process gets the same number of them.
     """
-
-    def load(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        image, mask = _decode(example, unreadable, lambda image: to_pixels(image, spec))
-        pixels = tf.ensure_shape(image, [spec.height, spec.width, 3])
-        return {"pixels": pixels, "label": example["label"], "mask": mask}
+    first, end = _rows(batch_size, shard)
+    rows, steps = end - first, math.ceil(split.size / batch_size)
+    load = views.as_the_device_does(spec)
 
     def fill(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        missing = batch_size - tf.shape(batch["mask"])[0]
+        missing = rows - tf.shape(batch["mask"])[0]
         filled = {}
         for name, x in batch.items():
             padding = tf.concat([[[0, missing]], tf.zeros([x.shape.rank - 1, 2], tf.int32)], axis=0)
-            filled[name] = tf.ensure_shape(tf.pad(x, padding), [batch_size, *x.shape[1:]])
+            filled[name] = tf.ensure_shape(tf.pad(x, padding), [rows, *x.shape[1:]])
         return filled
 
-    batches = split.in_order().map(load, tf.data.AUTOTUNE, deterministic=True)
-    return batches.batch(batch_size).map(fill).prefetch(tf.data.AUTOTUNE)
+    examples = _in_order(split, batch_size, first, end)
+    batches = examples.map(load, tf.data.AUTOTUNE, deterministic=True).batch(rows)
+    batches = batches.map(_noting(unreadable))
+    if (
+        split.size - (steps - 1) * batch_size <= first
+    ):  # the last batch has nothing for this process
+        nothing = batches.take(1).map(lambda b: {name: x[:0] for name, x in b.items()})
+        batches = batches.concatenate(nothing)
+    return batches.map(fill).prefetch(tf.data.AUTOTUNE)
 
 
 def check_all(split: Split) -> None:
@@ -91,25 +133,45 @@ def check_all(split: Split) -> None:
         raise UserError(f"{bad[0]}{others}; leave --strict out to skip what is unreadable")
 
 
-def _decode(
-    example: dict[str, tf.Tensor],
-    unreadable: Unreadable,
-    finish: Callable[[Image.Image], np.ndarray],
-    at_least: tuple[int, int] | None = None,
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """(`finish` of the decoded image, uint8 [h, w, 3]; mask): black with mask 0 if it is unreadable.
+def _rows(batch_size: int, shard: tuple[int, int]) -> tuple[int, int]:
+    """The first row of a process's part of every batch, and the row after its last."""
+    index, count = shard
+    if batch_size % count:
+        raise UserError(f"batch size {batch_size} does not divide over {count} processes")
+    return index * batch_size // count, (index + 1) * batch_size // count
 
-    Pillow does it, so that training and evaluation read a file exactly as the device will.
-    """
 
-    def read(data: bytes, name: bytes) -> tuple[np.ndarray, np.float32]:
-        try:
-            return finish(images.decode(data, name.decode(), at_least)), np.float32(1)
-        except UserError as error:
-            unreadable[name.decode()] = str(error)
-            return finish(Image.new("RGB", (8, 8))), np.float32(0)
+def _in_order(split: Split, batch_size: int, first: int, end: int) -> Stream:
+    """The examples whose row in their batch is from `first` to before `end`."""
+    if (first, end) == (0, batch_size):
+        return split.in_order()
 
-    image, mask = tf.numpy_function(
-        read, [example["data"], example["name"]], [tf.uint8, tf.float32], stateful=False
-    )
-    return tf.ensure_shape(image, [None, None, 3]), tf.ensure_shape(mask, [])
+    def mine(index: tf.Tensor) -> tf.Tensor:
+        row = index % batch_size
+        return (first <= row) & (row < end)
+
+    if split.at is None:
+        return split.in_order().filter(lambda example: mine(example["index"]))
+    return tf.data.Dataset.range(split.size).filter(mine).map(lambda i: split.at(i, i))
+
+
+def _noting(unreadable: Unreadable):
+    """Takes names and problems out of a batch; those of pictures that have one go to `unreadable`."""
+
+    def note(names: np.ndarray, problems: np.ndarray) -> np.bool_:
+        for name, problem in zip(names, problems):
+            if problem:
+                unreadable[name.decode()] = problem.decode()
+        return np.True_
+
+    def split_off(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        name, problem = batch.pop("name"), batch.pop("problem")
+        noted = tf.cond(
+            tf.reduce_all(batch["mask"] > 0),
+            lambda: True,
+            lambda: tf.ensure_shape(tf.numpy_function(note, [name, problem], tf.bool), []),
+        )
+        with tf.control_dependencies([noted]):
+            return {key: tf.identity(x) for key, x in batch.items()}
+
+    return split_off

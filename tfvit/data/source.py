@@ -27,6 +27,9 @@ class Split:
     in_order: () -> one pass over the examples as they lie.
     shuffled: (seed, start) -> an endless stream, each pass in an order of its own, from example
         number `start` on: the order is a function of the seed alone.
+    at: (index, place) -> the example at that place, with that index, as TensorFlow ops; None where
+        examples can only be read one after the other.
+    labels: the class of each place, where there is one and it is known without reading.
     """
 
     name: str
@@ -34,6 +37,8 @@ class Split:
     counts: tuple[int, ...] | None
     in_order: Callable[[], Stream]
     shuffled: Callable[[int, int], Stream]
+    at: Callable[[tf.Tensor, tf.Tensor], dict[str, tf.Tensor]] | None = None
+    labels: Sequence[int] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,15 +146,14 @@ def indexed_split(
         return tf.data.Dataset.range(size).map(lambda i: example(i, i))
 
     def shuffled(seed: int, start: int) -> Stream:
-        def at(i: tf.Tensor) -> dict[str, tf.Tensor]:
-            key = tf.stack([tf.constant(seed, tf.int64), i // size])  # an order for each epoch
-            place = tf.random.experimental.index_shuffle(i % size, key, size - 1)
-            return example(i, place)
+        def numbered(i: tf.Tensor) -> dict[str, tf.Tensor]:
+            return example(i, shuffled_place(i[tf.newaxis], seed, size)[0])
 
-        return tf.data.Dataset.range(start, np.iinfo(np.int64).max).map(at)
+        return tf.data.Dataset.range(start, np.iinfo(np.int64).max).map(numbered)
 
     counts = tuple(int(n) for n in np.bincount(flat, minlength=num_classes))
-    return Split(name, size, counts, in_order, shuffled)
+    one_each = labels if np.ndim(labels[0]) == 0 else None
+    return Split(name, size, counts, in_order, shuffled, example, one_each)
 
 
 def multi_hot(numbers: tf.Tensor, num_classes: int) -> tf.Tensor:
@@ -171,3 +175,22 @@ def _lookup(
     flat = np.array([number for of_one in labels for number in of_one], np.int64)
     several, ends = tf.constant(flat), tf.constant(np.cumsum([0, *map(len, labels)]))
     return lambda at: multi_hot(several[ends[at] : ends[at + 1]], num_classes), flat
+
+
+def shuffled_place(number: tf.Tensor, seed: int, size: int) -> tf.Tensor:
+    """Where the examples with these numbers in an endless stream lie: int64 [n] -> [n].
+
+    Every `size` numbers from a multiple of it on are one pass over all, in an order of its own.
+    """
+    return permuted(number % size, seed, number // size, size)
+
+
+def permuted(index: tf.Tensor, seed: int, order: tf.Tensor, size: tf.Tensor | int) -> tf.Tensor:
+    """Where each index goes in a random order of `size` things: int64 [n] -> [n].
+
+    order: the number of the order, int64 [n]; size may be one for each index as well.
+    """
+    both = tf.stack([tf.fill(tf.shape(order), tf.constant(seed, tf.int64)), order], axis=1)
+    return tf.raw_ops.RandomIndexShuffle(  # the public one takes one key for all
+        index=index, seed=tf.pad(both, [[0, 0], [0, 1]]), max_index=tf.cast(size, tf.int64) - 1
+    )

@@ -1,0 +1,39 @@
+"""`tfvit data-service`: a process that reads and augments for trainers elsewhere."""
+
+from __future__ import annotations
+
+import signal
+import threading
+
+import click
+
+from tfvit.options import need
+
+
+@click.command("data-service")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to be reached at.")
+@click.option("--port", type=click.IntRange(0, 65535), default=5050, show_default=True)
+def data_service(host, port):
+    """Read and augment pictures for `tfvit train --data-service`, until Ctrl-C.
+
+    A dispatcher and its worker. Start as many as are needed, on as many machines: the batches are the same
+    as without any. Each must see the files under the names the trainer gives. Whoever reaches the port can
+    have anything computed here: open it to the trainers only.
+
+    \b
+    Examples:
+      tfvit data-service
+      tfvit data-service --host 10.0.0.7 --port 5051
+      tfvit train --data-service grpc://10.0.0.7:5050,grpc://10.0.0.7:5051 ...
+    """
+    need("train")
+    from tfvit.data import service
+
+    stopped = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopped.set())
+    address, stop = service.serve(host, port)
+    click.echo(f"serving at {address}")
+    stopped.wait()
+    stop()
+    click.echo("stopped")
