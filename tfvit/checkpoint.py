@@ -7,6 +7,7 @@ provenance (recipe, data, metrics, versions) and the SHA-256 of the weights.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import importlib.metadata
 import json
 import math
@@ -73,19 +74,20 @@ def write(snapshot: Snapshot, folder: str | Path, previous: Path | None = None) 
 
     previous: folder to keep the one in that is replaced.
     """
+    from safetensors.numpy import save as serialise
+
     folder = Path(folder).resolve()
     ours = any((folder / name).exists() for name in (CONFIG, WEIGHTS))  # the other: a damaged one
     if folder.exists() and not (folder.is_dir() and (ours or _empty(folder))):
         raise UserError(f"{folder}: is not a checkpoint folder; choose another name")
-    from safetensors.numpy import save_file
-
-    config = dict(snapshot.config)
+    config, parts = dict(snapshot.config), {"weights_sha256": (WEIGHTS, snapshot.weights)}
+    if snapshot.state is not None:
+        parts["state_sha256"] = (OPTIMIZER, snapshot.state)
     with atomic_folder(folder, previous) as temporary:
-        save_file(snapshot.weights, temporary / WEIGHTS)
-        config["weights_sha256"] = files.sha256(temporary / WEIGHTS)
-        if snapshot.state is not None:
-            save_file(snapshot.state, temporary / OPTIMIZER)
-            config["state_sha256"] = files.sha256(temporary / OPTIMIZER)
+        for key, (name, tensors) in parts.items():
+            content = serialise(tensors)  # its own writer of files hides what the disk says
+            config[key] = hashlib.sha256(content).hexdigest()
+            (temporary / name).write_bytes(content)
         (temporary / CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False), "utf-8")
 
 

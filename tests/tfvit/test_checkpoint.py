@@ -261,7 +261,7 @@ def test_a_damaged_folder_is_one_line_that_names_it(saved, case):
 
 def test_saving_over_a_checkpoint_replaces_it_and_leaves_nothing_else(model, saved):
     other = small(4, seed=9)
-    tfvit.save(model, saved, optimizer={"m": np.ones(3, np.float32)})
+    tfvit.save(model, saved, state={"m": np.ones(3, np.float32)})
     tfvit.save(other, saved)
     assert {path.name for path in saved.iterdir()} == FILES
     assert [path.name for path in saved.parent.iterdir()] == [saved.name]
