@@ -63,7 +63,8 @@ def serve(host: str, port: int) -> tuple[str, Callable[[], None]]:
     except Exception as error:
         raise UserError(f"port {port}: {error}") from None
     inside = dispatcher.target.split("://")[1]
-    worker = service.WorkerServer(service.WorkerConfig(inside, worker_address=f"{host}:0"))
+    # %port% is for TensorFlow to fill in
+    worker = service.WorkerServer(service.WorkerConfig(inside, worker_address=f"{host}:%port%"))
 
     def stop() -> None:
         worker._stop()
