@@ -48,7 +48,11 @@ def ours(folder: str, policy: str) -> Iterator:
 
     return iter(
         pipeline.train_batches(
-            *(open_source(DataOptions(folder, holdout=0.01)).train, PreprocessSpec(224, 224), BATCH),
+            *(
+                open_source(DataOptions(folder, holdout=0.01)).train,
+                PreprocessSpec(224, 224),
+                BATCH,
+            ),
             augmentation=Augmentation(policy=policy, magnitude=9.0),
             seed=0,
             start_step=0,

@@ -4,7 +4,6 @@ import itertools
 
 import numpy as np
 import pytest
-import tensorflow as tf
 from PIL import Image
 
 from edge_demo import images, preprocess

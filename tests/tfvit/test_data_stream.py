@@ -69,7 +69,10 @@ def test_the_pieces_of_all_workers_are_what_one_process_yields(split, repeats, b
     whole = stream(split, 5, **how)
     pieces = [stream(split, 10, replicas=4, shard=(i, 2), **how) for i in range(2)]
     joined = [
-        {key: np.concatenate([p[key] for p in pieces[0][k : k + 2] + pieces[1][k : k + 2]]) for key in whole[0]}
+        {
+            key: np.concatenate([p[key] for p in pieces[0][k : k + 2] + pieces[1][k : k + 2]])
+            for key in whole[0]
+        }
         for k in range(0, 10, 2)
     ]
     same(joined, whole)

@@ -140,9 +140,7 @@ def _box(
     return None
 
 
-def _simple_crop(
-    image: np.ndarray, rng: np.random.Generator, spec: PreprocessSpec
-) -> np.ndarray:
+def _simple_crop(image: np.ndarray, rng: np.random.Generator, spec: PreprocessSpec) -> np.ndarray:
     height, width = image.shape[:2]
     scale = max(spec.width / width, spec.height / height)
     size = max(spec.width, round(width * scale)), max(spec.height, round(height * scale))

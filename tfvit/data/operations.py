@@ -70,7 +70,7 @@ def posterize(image: np.ndarray, strength: float) -> np.ndarray:
 
 def solarize(image: np.ndarray, strength: float) -> np.ndarray:
     """The levels above a threshold inverted: none at strength 0, all at 1."""
-    return _through(image, np.where(LEVELS < 256 * (1 - strength), LEVELS, 255 - LEVELS))
+    return _through(image, np.where(256 * (1 - strength) > LEVELS, LEVELS, 255 - LEVELS))
 
 
 def brighten(image: np.ndarray, factor: float) -> np.ndarray:
@@ -199,9 +199,7 @@ AUTOAUGMENT = (
 )
 
 
-def _apply(
-    image: np.ndarray, name: str, magnitude: float, rng: np.random.Generator
-) -> np.ndarray:
+def _apply(image: np.ndarray, name: str, magnitude: float, rng: np.random.Generator) -> np.ndarray:
     strength = min(max(magnitude / 10, 0), 1)
     if name in SIGNED and rng.random() < 0.5:
         strength = -strength

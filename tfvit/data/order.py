@@ -36,7 +36,9 @@ def examples(
 
     if split.at is None:
         if balance:
-            raise UserError(f"{split.name}: cannot be balanced, its labels are not known beforehand")
+            raise UserError(
+                f"{split.name}: cannot be balanced, its labels are not known beforehand"
+            )
         numbered = split.shuffled(seed, start_step * distinct).batch(distinct, drop_remainder=True)
         batches = numbered.enumerate(start_step)
         if steps[1] > 1:

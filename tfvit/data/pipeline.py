@@ -110,7 +110,9 @@ def eval_batches(
     examples = _in_order(split, batch_size, first, end)
     batches = examples.map(load, tf.data.AUTOTUNE, deterministic=True).batch(rows)
     batches = batches.map(_noting(unreadable))
-    if split.size - (steps - 1) * batch_size <= first:  # the last batch has nothing for this process
+    if (
+        split.size - (steps - 1) * batch_size <= first
+    ):  # the last batch has nothing for this process
         nothing = batches.take(1).map(lambda b: {name: x[:0] for name, x in b.items()})
         batches = batches.concatenate(nothing)
     return batches.map(fill).prefetch(tf.data.AUTOTUNE)
