@@ -7,7 +7,16 @@ import click
 from edge_demo.cli import OneLineErrors
 from edge_demo.errors import UserError
 from tfvit import files
-from tfvit.commands import checkpoints, compare, evaluate, export, launch, probe, train
+from tfvit.commands import (
+    checkpoints,
+    compare,
+    data_service,
+    evaluate,
+    export,
+    launch,
+    probe,
+    train,
+)
 from tfvit.options import (
     PATH,
 )
@@ -41,6 +50,7 @@ main.add_command(export.convert)
 main.add_command(evaluate.evaluate)
 main.add_command(probe.probe)
 main.add_command(compare.compare)
+main.add_command(data_service.data_service)
 
 
 @main.command()

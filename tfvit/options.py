@@ -21,7 +21,7 @@ from tfvit import cluster
 PATH = click.Path(path_type=Path)
 # extra: modules that come with it
 EXTRAS = {
-    "train": ("tensorflow", "tf_keras", "tensorflow_datasets", "safetensors", "sklearn"),
+    "train": ("tensorflow", "tf_keras", "tensorflow_datasets", "safetensors", "sklearn", "cv2"),
     "convert": (
         "tensorflow",
         "tf_keras",

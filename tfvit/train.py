@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import click
@@ -42,6 +42,8 @@ def train(
     strategy: tf.distribute.Strategy | None = None,
     cluster: Cluster = Cluster(),
     checkpoint_every: float | None = None,
+    cache: str | None = None,
+    services: Sequence[str] = (),
     xla: bool | None = None,
     profile: bool = False,
     say: Callable[[str], None] = click.echo,
@@ -52,6 +54,7 @@ def train(
     resume: go on from folder/last where it exists.
     strategy: of `strategies.opened`; None is one device. cluster: its workers.
     checkpoint_every: seconds; None writes checkpoints at evaluations alone.
+    cache, services: see `pipeline.train_batches`; neither changes a batch.
     xla: compile the step with XLA; None does so where there is a GPU. profile: trace some steps.
     Raises Stopped after SIGTERM or Ctrl-C, when all is saved; Diverged if the loss stops being a number
     or grows beyond that of guessing; UserError if the teacher's classes are others, or the disk refuses.
@@ -70,7 +73,8 @@ def train(
         write_json(folder / runs.RUN, run.to_json())
     log = runs.MetricsLog(folder, start, writes=cluster.is_chief)
     unreadable: pipeline.Unreadable = {}
-    batches = iter(_distributed(run, source, strategy, start, unreadable))
+    how = {"cache": cache, "services": services, "unreadable": unreadable}
+    batches = iter(_distributed(run, source, strategy, start, how))
     step_function = make_train_step(model, optimizer, recipe, strategy, xla, teacher)
     forward = classification.forward_function(model, strategy)
     size = recipe.batch_size
@@ -153,9 +157,12 @@ def _distributed(
     source: Source,
     strategy: tf.distribute.Strategy,
     start: int,
-    unreadable: pipeline.Unreadable,
+    how: dict,
 ) -> tf.distribute.DistributedDataset:
-    """The training batches after step `start`; each worker reads its own share of them."""
+    """The training batches after step `start`; each worker reads its own share of them.
+
+    how: further arguments of `pipeline.train_batches`.
+    """
     recipe = run.recipe
 
     def share(context: tf.distribute.InputContext) -> tf.data.Dataset:
@@ -166,11 +173,11 @@ def _distributed(
             augmentation=recipe.augmentation,
             seed=recipe.seed,
             start_step=start,
-            unreadable=unreadable,
             repeats=recipe.repeats,
             balance=recipe.balance,
             replicas=context.num_replicas_in_sync,
             shard=(context.input_pipeline_id, context.num_input_pipelines),
+            **how,
         )
 
     return strategy.distribute_datasets_from_function(share)

@@ -11,14 +11,16 @@ from tfvit.options import need
 
 
 @click.command("data-service")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to be reached at.")
+@click.option(
+    "--host", default="127.0.0.1", show_default=True, help="Address that trainers reach it at."
+)
 @click.option("--port", type=click.IntRange(0, 65535), default=5050, show_default=True)
 def data_service(host, port):
     """Read and augment pictures for `tfvit train --data-service`, until Ctrl-C.
 
     A dispatcher and its worker. Start as many as are needed, on as many machines: the batches are the same
-    as without any. Each must see the files under the names the trainer gives. Whoever reaches the port can
-    have anything computed here: open it to the trainers only.
+    as without any. Each must see the files under the names the trainer gives. TensorFlow's servers listen
+    on every interface, whatever --host, and compute what they are sent: open the ports to trainers only.
 
     \b
     Examples:

@@ -88,6 +88,12 @@ ABOVE_0, FROM_0 = click.FloatRange(0, min_open=True), click.FloatRange(0)
 )
 @click.option("--remat", is_flag=True, default=None, help="Less memory, a third more time.")
 @strategy_option("One device, or a copy on each GPU.")
+@click.option("--cache", help="Keep decoded pictures: 'memory', or a folder.")
+@click.option(
+    "--data-service",
+    metavar="ADDRESS,...",
+    help="Of tfvit data-service, to read and augment there.",
+)
 @click.option("--xla/--no-xla", default=None, help="Compile.  [default: where there is a GPU]")
 @click.option("--eval-every", type=click.IntRange(1), help="Steps.  [default: an epoch or 1/20]")
 @seed_option(default=None)
@@ -105,6 +111,8 @@ def train(
     resume,
     devices,
     checkpoint_every,
+    cache,
+    data_service,
     xla,
     strict,
     print_recipe,
@@ -167,6 +175,8 @@ def train(
                 strategy=strategy,
                 cluster=devices.cluster,
                 checkpoint_every=checkpoint_every,
+                cache=cache,
+                services=data_service.split(",") if data_service else (),
                 xla=xla,
                 profile=profile,
             )

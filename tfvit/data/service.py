@@ -49,8 +49,8 @@ def address(name: str) -> str:
 def serve(host: str, port: int) -> tuple[str, Callable[[], None]]:
     """Starts a dispatcher and its worker in this process: (its address, what stops it).
 
-    port: 0 takes a free one. The worker finds a port of its own. Whoever reaches the port can have any
-    computation done: listen where only the trainer comes.
+    host: where trainers reach it; TensorFlow listens on every interface, whatever it is.
+    port: 0 takes a free one. The worker finds a port of its own.
     Raises UserError if the port is taken.
     """
     from tensorflow.data.experimental import service
@@ -63,7 +63,8 @@ def serve(host: str, port: int) -> tuple[str, Callable[[], None]]:
     except Exception as error:
         raise UserError(f"port {port}: {error}") from None
     inside = dispatcher.target.split("://")[1]
-    worker = service.WorkerServer(service.WorkerConfig(inside, worker_address=f"{host}:0"))
+    # %port% is for TensorFlow to fill in
+    worker = service.WorkerServer(service.WorkerConfig(inside, worker_address=f"{host}:%port%"))
 
     def stop() -> None:
         worker._stop()

@@ -1,7 +1,7 @@
 """From an encoded picture to the pixels a model is fed: one function for every thread and process.
 
-Python does it, with Pillow for evaluation, exactly as the device will, and with OpenCV for training: resizing,
-warps and tables cost it a tenth of what TensorFlow's own do on a processor.
+Python does it: for evaluation with Pillow, exactly as the device will, and for training with OpenCV, whose
+resizing, warps and tables take a tenth of the time of TensorFlow's own on a processor.
 """
 
 from __future__ import annotations
