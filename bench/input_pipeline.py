@@ -49,7 +49,7 @@ def ours(folder: str, policy: str) -> Iterator:
     return iter(
         pipeline.train_batches(
             *(
-                open_source(DataOptions(folder, holdout=0.01)).train,
+                open_source(DataOptions(folder, holdout=0.1)).train,
                 PreprocessSpec(224, 224),
                 BATCH,
             ),

@@ -20,6 +20,7 @@ from tfvit.data.augment import Augmentation
 from tfvit.data.source import Split, Stream
 from tfvit.progress import progress
 
+AT_ONCE = 8  # pictures that one call into Python loads, at most
 # name of the file -> what is wrong with it
 Unreadable = dict[str, str]
 
@@ -65,6 +66,7 @@ def train_batches(
         raise UserError(f"{replicas} devices do not divide over {shard[1]} processes")
     if not 0 <= balance <= 1:
         raise UserError(f"balance {balance} is not in [0, 1]")
+    at_once = max(n for n in range(1, AT_ONCE + 1) if piece % n == 0)
     load = views.augmented(spec, augmentation, seed, cache, anywhere=bool(services))
 
     def pieces(turn: int, turns: int) -> tf.data.Dataset:
@@ -75,8 +77,9 @@ def train_batches(
             repeats=repeats,
             balance=balance,
         )
-        loaded = stream.map(load, tf.data.AUTOTUNE, deterministic=True)
-        return loaded.batch(piece, drop_remainder=True)
+        some = stream.batch(at_once, drop_remainder=True)
+        loaded = some.map(load, tf.data.AUTOTUNE, deterministic=True)
+        return loaded.batch(piece // at_once, drop_remainder=True).map(_joined)
 
     batches = service.spread(pieces, services, (rows[1] - rows[0]) // piece)
     return batches.map(_noting(unreadable)).prefetch(tf.data.AUTOTUNE)
@@ -153,6 +156,13 @@ def _in_order(split: Split, batch_size: int, first: int, end: int) -> Stream:
     if split.at is None:
         return split.in_order().filter(lambda example: mine(example["index"]))
     return tf.data.Dataset.range(split.size).filter(mine).map(lambda i: split.at(i, i))
+
+
+def _joined(pieces: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    """Every tensor [n, m, ...] of some examples as [n * m, ...]."""
+    return {
+        name: tf.reshape(x, [x.shape[0] * x.shape[1], *x.shape[2:]]) for name, x in pieces.items()
+    }
 
 
 def _noting(unreadable: Unreadable):
