@@ -158,12 +158,13 @@ def prepared(batch: dict, seed: tf.Tensor, recipe: Recipe, classes: int) -> dict
     if recipe.label_smoothing:
         smoothing = recipe.label_smoothing
         targets = truth * (1 - smoothing) + smoothing / (classes if recipe.loss == "softmax" else 2)
-    pixels = batch["pixels"]
+    pixels, mask = batch["pixels"], batch["mask"]
     if recipe.mixup or recipe.cutmix:
+        mask *= tf.reverse(mask, [0])  # whoever is mixed with an unreadable one counts as little
         seed = tf.random.experimental.stateless_fold_in(seed, MIX)
         pixels = tf.cast(pixels, tf.float32)
         pixels, targets = mix(pixels, targets, seed, mixup=recipe.mixup, cutmix=recipe.cutmix)
-    return {"pixels": pixels, "mask": batch["mask"], "truth": truth, "targets": targets}
+    return {"pixels": pixels, "mask": mask, "truth": truth, "targets": targets}
 
 
 def _softmax(targets: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
