@@ -80,13 +80,13 @@ def test_a_checkpoint_keeps_what_its_scores_are(checkpoint, tmp_path, tfvit_cli)
     assert "3, any number a picture: china, dark, flower" in tfvit_cli("info", checkpoint).out
     tfvit.save(model, tmp_path / "old")
     config = json.loads((tmp_path / "old/config.json").read_text())
-    for value, scores in ((None, "softmax"), ("softmax", "softmax")):
-        changed = {k: v for k, v in (config | {"scores": value}).items() if v is not None}
-        (tmp_path / "old/config.json").write_text(json.dumps(changed))
-        assert tfvit.load(tmp_path / "old").scores == scores
-    (tmp_path / "old/config.json").write_text(json.dumps(config | {"scores": ["x"]}))
-    with pytest.raises(tfvit.UserError, match="scores"):
-        tfvit.load(tmp_path / "old")
+    (tmp_path / "old/config.json").write_text(json.dumps(config | {"scores": "softmax"}))
+    assert tfvit.load(tmp_path / "old").scores == "softmax"
+    without = {k: v for k, v in config.items() if k != "scores"}
+    for damaged in (without, config | {"scores": ["x"]}):
+        (tmp_path / "old/config.json").write_text(json.dumps(damaged))
+        with pytest.raises(tfvit.UserError, match="scores"):
+            tfvit.load(tmp_path / "old")
 
 
 def test_eval_scores_what_scikit_learn_does(

@@ -106,7 +106,7 @@ def test_a_hybrid_is_tuned_but_for_what_normalises_its_pictures():
 
 
 def test_fine_tuning_on_two_devices_is_that_on_one(tmp_path, digits_run):
-    common = ("convert", digits_run, "--data", "digits", "--int8", "--qat-steps", "12", "--out")
+    common = ("convert", digits_run, "--data", "digits", "--int8", "--qat-steps", "6", "--out")
     found = {}
     for strategy in ("one", "mirrored"):
         arguments = [*common, tmp_path / strategy, "--strategy", strategy]

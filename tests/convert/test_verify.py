@@ -238,7 +238,7 @@ def measured(tmp_path_factory, digits_run, exported):
     model = models.read(digits_run / "best")
     folded = fold.fold(model.weights, model.architecture, model.preprocess)
     kernel = folded["head/kernel"]
-    noise = np.random.default_rng(0).normal(0, 0.5 * kernel.std(), kernel.shape)
+    noise = np.random.default_rng(0).normal(0, 0.8 * kernel.std(), kernel.shape)
     folded["head/kernel"] = (kernel + noise).astype(np.float32)
     other = root / "noisy.tflite"
     content = tflite.write(SCHEMES["float32"], folded, model.architecture)

@@ -157,7 +157,7 @@ def test_a_simple_crop_keeps_the_scale_and_stays_within_four_pixels(sample_photo
         ("crop", "middle"),
         ("policy", "rand"),
         ("layers", -1),
-        ("magnitude", 11.0),
+        ("magnitude", 31.0),
         ("magnitude_std", -1.0),
         ("color_jitter", 1.5),
         ("erase", float("nan")),

@@ -36,7 +36,7 @@ BAD = {
         {},
         "config.json: damaged",
     ),
-    "endless MLP": ("vit", {}, {"intermediate_size": 2**40}, {}, "config.json: damaged"),
+    "endless MLP": ("vit", {}, {"intermediate_size": 2**40}, {}, "takes (1099511627776, 48)"),
     "less depth": ("vit", {}, {"num_hidden_layers": 1}, {}, "encoder.layer.1"),
     "another width": ("vit", {}, {"hidden_size": 60}, {}, "is (1, 1, 48); cls/token"),
     "another patch": ("vit", {}, {"patch_size": 16}, {}, "takes (1, 5, 48)"),

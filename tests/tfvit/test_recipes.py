@@ -82,8 +82,19 @@ def train(row, strategy=None, chance=True, steps=3, **changes):
     return [float(step(next(batches), tf.constant(i + 1))["loss"]) for i in range(steps)]
 
 
-@pytest.mark.parametrize("row", RECIPES.values(), ids=RECIPES)
-def test_the_whole_step_compiles_under_xla(row):
+def kind(row):
+    """What decides the graph of a step: rows that differ in numbers alone are of one kind."""
+    numbers = {name: None for name, value in row.recipe.to_json().items() if value not in (None, 0)}
+    words = {k: v for k, v in row.recipe.to_json().items() if isinstance(v, (str, bool))}
+    return str(sorted({**numbers, **words, **row.changes}.items(), key=str))
+
+
+KINDS = {kind(row): name for name, row in reversed(RECIPES.items())}  # the first of each
+
+
+@pytest.mark.parametrize("name", sorted(KINDS.values()))
+def test_the_whole_step_compiles_under_xla(name):
+    row = RECIPES[name]
     losses = train(row)
     assert np.all(np.isfinite(losses))
 

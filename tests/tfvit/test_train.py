@@ -169,7 +169,7 @@ def test_a_diverging_run_stops_and_keeps_the_last_good_checkpoint(tmp_path, tfvi
         *("train", *QUICK, "--steps", "40", "--lr", "1e30", "--clip", "0", "--warmup", "20"),
         *("--eval-every", "1", "--out", tmp_path),
     )
-    assert done.code == 2
+    assert done.code == exit_codes.DIVERGED
     assert "try a lower --lr" in done.err and len(done.err.splitlines()) == 1
     assert tfvit.load(tmp_path / "last")
 
