@@ -93,9 +93,19 @@ RECIPES: dict[str, Named] = {
     ),
     "edge-finetune": Named(
         "ours, for a few hundred to a few thousand photos, in minutes on a CPU",
-        "",
-        Recipe(epochs=8.0, learning_rate=5e-5, batch_size=32, dtype="bfloat16"),
+        "flowers (3,443 photos, 5 classes): DINOv2's ViT-S/14 at 84 pixels 83.6 % (bfloat16, 68 images/s "
+        "on two cores)",
+        Recipe(
+            epochs=11.0,
+            learning_rate=2e-4,
+            layer_decay=0.8,
+            batch_size=32,
+            label_smoothing=0.1,
+            ema=0.99,
+            augmentation=Augmentation(crop_min_area=0.6),
+        ),
         image_size=None,
+        changes={"stochastic_depth": 0.1},
     ),
     "paper-imagenet": Named(
         f"{PAPER}, table 3, ImageNet: 300 epochs, cosine, decay 0.3, dropout 0.1, clipped at 1",
