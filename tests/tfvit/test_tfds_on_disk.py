@@ -10,9 +10,9 @@ from tfvit.data import DataOptions, open_source, pipeline
 from tfvit.data.augment import Augmentation
 
 
-@pytest.fixture(scope="module")
-def stored(tmp_path_factory, photos):
-    """The photos as `tfds:two_photos`; returns the images and labels in the order of TFDS."""
+@pytest.fixture(scope="module", params=["tfrecord", "array_record"])
+def stored(request, photos):
+    """The photos as a TFDS set; returns its name, and the images and labels of test in TFDS's order."""
     import tensorflow as tf
     import tensorflow_datasets as tfds
 
@@ -37,27 +37,32 @@ def stored(tmp_path_factory, photos):
         return tf.data.Dataset.from_generator(examples, output_signature=signature)
 
     tfds.dataset_builders.store_as_tfds_dataset(
-        name="two_photos",
+        name=f"two_photos_{request.param}",
         version="1.0.0",
         features=features,
         split_datasets={split: dataset(split) for split in ("train", "test")},
         data_dir=tfds.core.constants.DATA_DIR,
+        file_format=request.param,
     )
-    return tfds.as_numpy(tfds.load("two_photos", split="test"))
+    builder = tfds.builder(f"two_photos_{request.param}")
+    if request.param == "array_record":
+        return f"tfds:{builder.name}", builder.as_data_source(split="test")
+    return f"tfds:{builder.name}", tfds.as_numpy(builder.as_dataset(split="test"))
 
 
 def test_pixels_and_labels_are_those_that_were_stored(stored):
-    source = open_source(DataOptions("tfds:two_photos"))
+    name, examples = stored
+    source = open_source(DataOptions(name))
     assert (source.labels, source.train.size, source.eval.size) == (("china", "flower"), 48, 16)
     spec = PreprocessSpec(24, 32)
     (batch,) = pipeline.eval_batches(source.eval, spec, 16, unreadable={}).as_numpy_iterator()
-    for pixels, label, expected in zip(batch["pixels"], batch["label"], stored):
+    for pixels, label, expected in zip(batch["pixels"], batch["label"], examples):
         assert label == expected["label"]
         assert np.array_equal(pixels, to_pixels(Image.fromarray(expected["image"]), spec))
 
 
 def test_a_split_expression_and_resuming_in_the_middle(stored):
-    options = DataOptions("tfds:two_photos", train_split="train[:75%]", eval_split="train[75%:]")
+    options = DataOptions(stored[0], train_split="train[:75%]", eval_split="train[75%:]")
     source = open_source(options)
     assert (source.train.size, source.eval.size) == (36, 12)
 
@@ -81,7 +86,7 @@ def test_a_split_expression_and_resuming_in_the_middle(stored):
 
 def test_training_from_tfds(stored, tmp_path, tfvit_cli):
     done = tfvit_cli(
-        *("train", "--data", "tfds:two_photos", *SMALL, "--epochs", "8", "--batch-size", "8"),
+        *("train", "--data", stored[0], *SMALL, "--epochs", "8", "--batch-size", "8"),
         *("--lr", "3e-3", "--out", tmp_path / "run"),
     )
     assert done.code == 0, done.err

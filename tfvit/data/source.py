@@ -142,6 +142,20 @@ def indexed_split(
             "label": label_at(at),
         }
 
+    counts = tuple(int(n) for n in np.bincount(flat, minlength=num_classes))
+    one_each = labels if np.ndim(labels[0]) == 0 else None
+    return random_access(name, size, example, counts, one_each)
+
+
+def random_access(
+    name: str,
+    size: int,
+    example: Callable[[tf.Tensor, tf.Tensor], dict[str, tf.Tensor]],
+    counts: tuple[int, ...] | None = None,
+    labels: Sequence[int] | None = None,
+) -> Split:
+    """A split of which any example can be read at once: see `Split.at`, which `example` is."""
+
     def in_order() -> Stream:
         return tf.data.Dataset.range(size).map(lambda i: example(i, i))
 
@@ -151,9 +165,7 @@ def indexed_split(
 
         return tf.data.Dataset.range(start, np.iinfo(np.int64).max).map(numbered)
 
-    counts = tuple(int(n) for n in np.bincount(flat, minlength=num_classes))
-    one_each = labels if np.ndim(labels[0]) == 0 else None
-    return Split(name, size, counts, in_order, shuffled, example, one_each)
+    return Split(name, size, counts, in_order, shuffled, example, labels)
 
 
 def multi_hot(numbers: tf.Tensor, num_classes: int) -> tf.Tensor:

@@ -10,12 +10,22 @@ import dataclasses
 import difflib
 import itertools
 import logging
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
 
 from edge_demo.errors import UserError
-from tfvit.data.source import TRAIN_NAMES, DataOptions, Source, Split, Stream, choose, multi_hot
+from tfvit.data.source import (
+    TRAIN_NAMES,
+    DataOptions,
+    Source,
+    Split,
+    Stream,
+    choose,
+    multi_hot,
+    random_access,
+)
 
 SHUFFLE_BUFFER = 16_384  # encoded examples
 
@@ -28,11 +38,18 @@ class Labels:
     names: tuple[str, ...]
     several: bool
 
-    def of(self, values: dict) -> tf.Tensor:
-        """The label of an example as a Source has it."""
+    def inside(self, values: dict):
+        """The class number of an example, or numbers, as TFDS has them."""
         for key in self.path:
             values = values[key]
-        numbers = tf.cast(values, tf.int64)
+        return values
+
+    def of(self, values: dict) -> tf.Tensor:
+        """The label of an example as a Source has it."""
+        return self.shaped(tf.cast(self.inside(values), tf.int64))
+
+    def shaped(self, numbers: tf.Tensor) -> tf.Tensor:
+        """Class numbers int64, [] or [n], as a Source has them."""
         return multi_hot(numbers, len(self.names)) if self.several else numbers
 
 
@@ -119,20 +136,23 @@ def _split(tfds, builder, data: str, name: str, image: str, labels: Labels) -> S
     if not size:
         raise UserError(f"{data}: split {name!r} is empty")
 
+    as_it_is = {image: tfds.decode.SkipDecoding()}
+
+    def called(place: tf.Tensor) -> tf.Tensor:
+        return tf.strings.join([f"{data}/{name}", tf.strings.as_string(place)], "#")
+
+    if builder.info.file_format == tfds.core.FileFormat.ARRAY_RECORD:
+        records = builder.as_data_source(split=name, decoders=as_it_is)
+        return random_access(name, size, _record(records, image, labels, called))
+
     def named(place: tf.Tensor, values: dict) -> dict[str, tf.Tensor]:
-        return {
-            "name": tf.strings.join([f"{data}/{name}", tf.strings.as_string(place)], "#"),
-            "data": values[image],
-            "label": labels.of(values),
-        }
+        return {"name": called(place), "data": values[image], "label": labels.of(values)}
 
     def numbered(index: tf.Tensor, values: dict) -> dict[str, tf.Tensor]:
         return {"index": index, **values}
 
     def stored() -> Stream:
-        dataset = builder.as_dataset(
-            split=name, shuffle_files=False, decoders={image: tfds.decode.SkipDecoding()}
-        )
+        dataset = builder.as_dataset(split=name, shuffle_files=False, decoders=as_it_is)
         return dataset.enumerate().map(named)
 
     def in_order() -> Stream:
@@ -150,3 +170,25 @@ def _split(tfds, builder, data: str, name: str, image: str, labels: Labels) -> S
         return stream.enumerate(start).map(numbered)
 
     return Split(name, size, None, in_order, shuffled)
+
+
+def _record(
+    records: Sequence[dict], image: str, labels: Labels, called: Callable[[tf.Tensor], tf.Tensor]
+) -> Callable[[tf.Tensor, tf.Tensor], dict[str, tf.Tensor]]:
+    """`Split.at` of ArrayRecord files, which give any record without those before it."""
+
+    def read(place: np.int64) -> tuple[bytes, np.ndarray]:
+        values = records[int(place)]
+        return values[image], np.asarray(labels.inside(values), np.int64)
+
+    def at(index: tf.Tensor, place: tf.Tensor) -> dict[str, tf.Tensor]:
+        encoded, numbers = tf.numpy_function(read, [place], [tf.string, tf.int64], stateful=False)
+        numbers = tf.ensure_shape(numbers, [None] if labels.several else [])
+        return {
+            "index": index,
+            "name": called(place),
+            "data": tf.ensure_shape(encoded, []),
+            "label": labels.shaped(numbers),
+        }
+
+    return at
