@@ -2,6 +2,7 @@
 
 source.py        Source and Split, and the choice by name
 folder.py        an image folder;  label_file.py  its labels.csv, for several labels a picture
+storage.py       where its files lie: here, or gs://
 digits.py        scikit-learn's digits, 1,797 real images inside a package
 tfds_source.py   a TensorFlow Datasets set
 decode.py        encoded pictures to arrays; cache.py keeps them

@@ -5,14 +5,12 @@ Each has a folder per class, or a `labels.csv` (`tfvit.data.label_file`).
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import tensorflow as tf
 
 from edge_demo.errors import UserError
 from edge_demo.images import EXTENSIONS
-from tfvit.data import label_file
+from tfvit.data import label_file, storage
 from tfvit.data.label_file import LABEL_FILE
 from tfvit.data.source import (
     TEST_NAMES,
@@ -26,19 +24,27 @@ from tfvit.data.source import (
     indexed_split,
     no_named_splits,
 )
+from tfvit.data.storage import Place
 
 HASHED_BYTES = 65_536  # of each file, with its length: enough to tell photos apart
-Files = list[tuple[Path, int]] | list[tuple[Path, list[int]]]  # with a label, or any number of them
+Files = (
+    list[tuple[Place, int]] | list[tuple[Place, list[int]]]
+)  # with a label, or any number of them
 
 
 def open_folder(options: DataOptions, eval_names: tuple[str, ...]) -> Source:
-    """The Source of an image folder.
+    """The Source of an image folder, here or where TensorFlow reaches it: gs://bucket/photos.
 
     Raises UserError if the folder is missing, a class is empty, a held-out class is not among the
     training classes, a labels.csv is not one, or there is nothing held out and `options.holdout` is not
     given.
     """
-    root = Path(options.data)
+    root = storage.place(options.data)
+    with storage.reachable(root):
+        return _open(root, options, eval_names)
+
+
+def _open(root: Place, options: DataOptions, eval_names: tuple[str, ...]) -> Source:
     if not root.is_dir():
         reason = "not a folder" if root.exists() else "no such folder"
         raise UserError(f"{root}: {reason} (--data takes a folder, tfds:NAME or digits)")
@@ -66,7 +72,7 @@ def open_folder(options: DataOptions, eval_names: tuple[str, ...]) -> Source:
     return Source(options.data, labels, splits[0] if train else None, splits[-1], bool(several))
 
 
-def _one_part(root: Path, options: DataOptions) -> Source:
+def _one_part(root: Place, options: DataOptions) -> Source:
     """`root` holds class folders or labels.csv itself: the held-out part is chosen by content."""
     if options.holdout is None:
         raise UserError(f"{root}: no train/ and test/ inside; add --split 0.1 to hold out a tenth")
@@ -75,8 +81,7 @@ def _one_part(root: Path, options: DataOptions) -> Source:
     several = (root / LABEL_FILE).is_file()
     parts: dict[bool, Files] = {False: [], True: []}
     for path, label in files:
-        with open(path, "rb") as file:
-            content = file.read(HASHED_BYTES) + str(path.stat().st_size).encode()
+        content = storage.read(path, HASHED_BYTES) + str(storage.size(path)).encode()
         parts[held_out(content, options.holdout)].append((path, label))
     for part, what in ((parts[False], "training"), (parts[True], "held out")):
         if several and part is parts[True] and part:  # a rare label may be missing there
@@ -91,11 +96,11 @@ def _one_part(root: Path, options: DataOptions) -> Source:
     return Source(options.data, labels, train, held, several)
 
 
-def _folders(root: Path) -> list[Path]:
+def _folders(root: Place) -> list[Place]:
     return sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
 
 
-def _class_folders(root: Path) -> list[Path]:
+def _class_folders(root: Place) -> list[Place]:
     folders = _folders(root)
     if len(folders) < 2:
         count = "one class folder" if folders else "no class folders"
@@ -103,7 +108,7 @@ def _class_folders(root: Path) -> list[Path]:
     return folders
 
 
-def _labelled_files(root: Path, labels: tuple[str, ...] | None) -> tuple[tuple[str, ...], Files]:
+def _labelled_files(root: Place, labels: tuple[str, ...] | None) -> tuple[tuple[str, ...], Files]:
     """Class names and every image of labels.csv or below each class folder.
 
     labels: the only names allowed.
@@ -116,8 +121,7 @@ def _labelled_files(root: Path, labels: tuple[str, ...] | None) -> tuple[tuple[s
     for folder in folders:
         if folder.name not in names:
             raise UserError(f"{folder}: class {folder.name!r} is not among {', '.join(names)}")
-        paths = sorted(folder.rglob("*"))
-        found = [p for p in paths if p.suffix.lower() in EXTENSIONS and p.is_file()]
+        found = [p for p in storage.files(folder) if p.suffix.lower() in EXTENSIONS]
         if not found:
             raise UserError(f"{folder}: no images ({', '.join(EXTENSIONS)}) of this class")
         files += [(p, names.index(folder.name)) for p in found]

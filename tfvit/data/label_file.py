@@ -10,10 +10,12 @@ One row per picture, its path below the folder, its labels separated by semicolo
 from __future__ import annotations
 
 import csv
-from pathlib import Path
+import io
 
 from edge_demo.errors import UserError
 from edge_demo.images import EXTENSIONS
+from tfvit.data import storage
+from tfvit.data.storage import Place
 
 LABEL_FILE = "labels.csv"
 HEADER = ["file_name", "labels"]
@@ -21,8 +23,8 @@ SEPARATOR = ";"
 
 
 def read(
-    folder: Path, labels: tuple[str, ...] | None
-) -> tuple[tuple[str, ...], list[tuple[Path, list[int]]]]:
+    folder: Place, labels: tuple[str, ...] | None
+) -> tuple[tuple[str, ...], list[tuple[Place, list[int]]]]:
     """Class names in alphabetical order, and every picture with the numbers of its labels.
 
     labels: the only names allowed, in their order; None takes those that occur.
@@ -31,7 +33,7 @@ def read(
     """
     path = folder / LABEL_FILE
     allowed = set(labels or ())
-    rows: dict[Path, tuple[int, list[str]]] = {}
+    rows: dict[Place, tuple[int, list[str]]] = {}
     for line, row in _rows(path):
         where = f"{path}, line {line}"
         if len(row) != len(HEADER):
@@ -55,12 +57,12 @@ def read(
     return found, [(p, [numbers[name] for name in names]) for p, (_, names) in rows.items()]
 
 
-def _rows(path: Path) -> list[tuple[int, list[str]]]:
+def _rows(path: Place) -> list[tuple[int, list[str]]]:
     """The rows after the header with their line numbers, without empty lines."""
     try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file, strict=True)
-            rows = [(reader.line_num, row) for row in reader if row]
+        text = storage.read(path).decode("utf-8-sig")
+        reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+        rows = [(reader.line_num, row) for row in reader if row]
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}") from None
     except (csv.Error, UnicodeDecodeError) as error:
