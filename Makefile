@@ -44,6 +44,8 @@ bench: install $(TORCH)/.installed
 	$(BIN)/python bench/edge_latency.py --json runs/bench.json
 	$(BIN)/python bench/qat_step.py
 	$(BIN)/python bench/train_step.py
+	$(BIN)/python bench/input_pipeline.py --torch $(TORCH)/bin/python
+	$(BIN)/python bench/scaling.py
 
 clean:
 	rm -rf runs build *.egg-info .pytest_cache .ruff_cache
