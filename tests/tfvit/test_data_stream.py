@@ -4,6 +4,8 @@ import itertools
 import signal
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from edge_demo.preprocess import PreprocessSpec
 from tfvit import UserError
 from tfvit.data import DataOptions, open_source, pipeline
 from tfvit.data.augment import Augmentation
+from tfvit.data.cache import cached
 
 CLASSES = {"many": 18, "some": 6, "one": 2}
 SIZE = sum(CLASSES.values())
@@ -129,6 +132,27 @@ def test_pictures_from_the_cache_are_those_decoded(split, tmp_path):
     assert len(kept) == SIZE
     kept[0].write_bytes(kept[0].read_bytes()[:50])  # cut off: decoded again
     same(stream(split, 8, cache=str(tmp_path / "cache")), expected)
+
+
+def test_a_cache_that_cannot_be_written_is_one_line(split, tmp_path):
+    (tmp_path / "taken").write_text("a file")
+    with pytest.raises(UserError, match=r"--cache .*taken"):
+        stream(split, 1, cache=str(tmp_path / "taken"))
+
+
+def test_threads_that_cache_the_same_picture_do_not_meet(tmp_path):
+    picture = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+    wait = threading.Barrier(8)
+
+    def decode():
+        wait.wait()  # all have found the cache empty
+        return picture
+
+    with ThreadPoolExecutor(8) as pool:
+        jobs = [pool.submit(cached, str(tmp_path), b"x", (1, 1), decode) for _ in range(8)]
+        assert all(np.array_equal(job.result(), picture) for job in jobs)
+    assert np.array_equal(cached(str(tmp_path), b"x", (1, 1), lambda: None), picture)
+    assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 1
 
 
 def test_the_parts_of_an_evaluation_are_the_whole(root):

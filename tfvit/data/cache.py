@@ -9,13 +9,14 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from tfvit.files import atomic_file
+from edge_demo.errors import UserError
 
 MEMORY = "memory"
 _pictures: dict[str, np.ndarray] = {}
@@ -28,7 +29,6 @@ def cached(
 
     where: None, "memory" (until the process ends) or a folder; 3 bytes a pixel either way.
     data, at_least: the encoded picture and the smallest size it may be decoded at: the key.
-    Raises UserError when the folder cannot be written.
     """
     if where is None:
         return decode()
@@ -46,8 +46,26 @@ def _from_folder(path: Path, decode: Callable[[], np.ndarray]) -> np.ndarray:
         data = path.read_bytes()
         return np.frombuffer(data, np.uint8, offset=8).reshape(*np.frombuffer(data, "<u4", 2), 3)
     image = decode()
-    with atomic_file(path) as temporary:
-        mine = temporary.with_suffix(f".{os.getpid()}.{threading.get_ident()}")
-        mine.write_bytes(np.array(image.shape[:2], "<u4").tobytes() + image.tobytes())
-        os.replace(mine, temporary)
+    mine = path.with_name(
+        f".{path.name}.{os.getpid()}.{threading.get_ident()}"
+    )  # of this thread alone
+    with contextlib.suppress(OSError):  # a full disk: the picture is decoded again next time
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            mine.write_bytes(np.array(image.shape[:2], "<u4").tobytes() + image.tobytes())
+            os.replace(mine, path)
+        finally:
+            mine.unlink(missing_ok=True)
     return image
+
+
+def check(where: str | None) -> None:
+    """Makes the folder of a cache; UserError if nothing can be written there."""
+    if where in (None, MEMORY):
+        return
+    try:
+        Path(where).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=where):
+            pass
+    except OSError as error:
+        raise UserError(f"--cache {where}: {error.strerror or error}") from None

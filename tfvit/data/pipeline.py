@@ -15,6 +15,7 @@ import tensorflow as tf
 from edge_demo import images
 from edge_demo.errors import UserError
 from edge_demo.preprocess import PreprocessSpec
+from tfvit.data import cache as caches
 from tfvit.data import order, service, views
 from tfvit.data.augment import Augmentation
 from tfvit.data.source import Split, Stream
@@ -55,7 +56,8 @@ def train_batches(
         of the others' is read.
     cache: "memory" or a folder to keep decoded pictures in; None decodes them each time.
     services: addresses of `tfvit data-service` processes, which then do the reading and augmenting.
-    Raises UserError if the numbers do not divide or the classes are not known.
+    Raises UserError if the numbers do not divide, the classes are not known or the cache's folder cannot
+    be written to.
     """
     rows = _rows(batch_size, shard)
     for what, number in (("repeats", repeats), ("devices", replicas)):
@@ -66,6 +68,7 @@ def train_batches(
         raise UserError(f"{replicas} devices do not divide over {shard[1]} processes")
     if not 0 <= balance <= 1:
         raise UserError(f"balance {balance} is not in [0, 1]")
+    caches.check(cache)
     at_once = max(n for n in range(1, AT_ONCE + 1) if piece % n == 0)
     load = views.augmented(spec, augmentation, seed, cache, anywhere=bool(services))
 
