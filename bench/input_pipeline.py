@@ -174,6 +174,9 @@ def main() -> None:
                 rows.append({"policy": policy, "side": side, "images_per_second": speed})
                 ratio = f"{speed / base:.2f}x" if base else "-"
                 print(f"| {policy} | {side} | {speed:.0f} images/s | {ratio} |", flush=True)
+    import about  # here: PyTorch's interpreter, which runs this file too, needs none of it
+
+    print("\n" + about.lines())
     if options.json:
         options.json.write_text(json.dumps(rows, indent=2) + "\n")
 

@@ -1,5 +1,6 @@
 """What several test modules share: where the commands are, and a small model."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -8,6 +9,11 @@ BIN = Path(sys.executable).parent
 SMALL = ("--model", "vit-ti/8", "--image-size", "32", "--set", "depth=2", "--set", "width=48")
 SMALL += ("--set", "heads=3", "--set", "mlp_dim=96")
 
+# For programs of tests in processes of their own, which import what is here.
+ENVIRONMENT = {
+    **os.environ,
+    "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]),
+}
 # The command of `tfvit` on a machine with two devices; its arguments follow.
 MIRRORED = (sys.executable, __file__)
 

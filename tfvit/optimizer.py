@@ -108,7 +108,11 @@ def decays(name: str) -> bool:
 
 def frozen(name: str, patterns: str) -> bool:
     """Whether a weight's name fits one of `patterns`, separated by commas: "embedding/*,block_[0-5]/*"."""
-    return any(fnmatch.fnmatchcase(name, p.strip()) for p in patterns.split(",") if p.strip())
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in _apart(patterns))
+
+
+def _apart(patterns: str) -> list[str]:
+    return [pattern.strip() for pattern in patterns.split(",") if pattern.strip()]
 
 
 def layer_scale(name: str, depth: int, decay: float) -> float:
@@ -134,7 +138,7 @@ class Optimizer:
     def __init__(self, recipe: Recipe, weights: dict[str, tf.Variable], depth: int = 0) -> None:
         trained = {n: v for n, v in weights.items() if v.trainable}
         self.weights = {n: v for n, v in trained.items() if not frozen(n, recipe.frozen)}
-        for pattern in filter(None, (p.strip() for p in recipe.frozen.split(","))):
+        for pattern in _apart(recipe.frozen):
             if not any(frozen(name, pattern) for name in trained):
                 raise UserError(
                     f"frozen {pattern!r} fits no weight; they are as {next(iter(trained))}"

@@ -27,7 +27,7 @@ from tfvit.model import Model
 from tfvit.preemption import Preemption
 from tfvit.progress import progress
 from tfvit.run import Run
-from tfvit.step import make_train_step, prepared
+from tfvit.step import make_train_step
 
 LOG_EVERY = 50  # steps of training between two rows of metrics
 TOO_HIGH = 2.0  # times the loss of the first row, or of guessing if that is more
@@ -223,10 +223,8 @@ def _show(
     log: runs.MetricsLog, step: int, run: Run, model: Model, batch: dict, confusion: list
 ) -> None:
     """Puts a batch as the model gets it, where it looks and what it confuses into TensorBoard."""
-    seen = prepared(batch, tf.constant([run.recipe.seed, step]), run.recipe, len(model.labels))
-    pixels = np.clip(np.round(seen["pixels"].numpy()), 0, 255).astype(np.uint8)
-    captions = watch.captions(seen["targets"].numpy(), model.labels)
-    log.add_image(step, "batch", watch.augmented_batch(pixels, captions))
+    shown = watch.as_trained_on(batch, run.recipe, step, model.labels)
+    log.add_image(step, "batch", watch.augmented_batch(*shown))
     log.add_image(step, "confusion", watch.confusion(confusion, model.labels))
     attention = watch.attention_maps(model, batch["pixels"].numpy())
     if attention is not None:

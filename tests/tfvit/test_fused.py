@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers import ENVIRONMENT
 from small_models import inputs, randomise, small
 
 from tfvit import fused
@@ -221,9 +222,8 @@ def test_remat_needs_less_memory():
 MIRRORED = """
 import numpy as np
 import tensorflow as tf
-tf.config.set_logical_device_configuration(
-    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
-)
+from helpers import two_devices
+two_devices()
 from small_models import inputs, small
 from tfvit import fused
 strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
@@ -252,8 +252,11 @@ for f, e in zip(found, expected):
 
 
 def test_fused_pieces_run_on_several_devices(request):
-    folder = str(request.path.parent)
     done = subprocess.run(
-        [sys.executable, "-c", MIRRORED], capture_output=True, text=True, cwd=folder
+        [sys.executable, "-c", MIRRORED],
+        capture_output=True,
+        text=True,
+        cwd=request.path.parent,
+        env=ENVIRONMENT,
     )
     assert done.returncode == 0, done.stderr[-2000:]

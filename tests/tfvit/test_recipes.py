@@ -1,10 +1,8 @@
 """The table of recipes, walked whole: each is sound, and its whole step compiles under XLA."""
 
 import dataclasses
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import helpers
 import numpy as np
@@ -126,10 +124,9 @@ def on_two_devices(names):
     ],
 )
 def test_mirrored_under_xla_is_one_device_under_xla(names):
-    path = os.pathsep.join([str(Path(helpers.__file__).parent), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
         [sys.executable, __file__, *names],
-        env={**os.environ, "PYTHONPATH": path},
+        env=helpers.ENVIRONMENT,
         text=True,
         capture_output=True,
         check=False,

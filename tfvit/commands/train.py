@@ -193,16 +193,12 @@ def train(
 
 def _dry_run(run, source, devices: int, out) -> None:
     """Prints what a run costs, and leaves that and a picture of its first batch in `out`."""
-    import numpy as np
-    import tensorflow as tf
-
     from tfvit import dry_run as dry
     from tfvit import plots, recipe, watch
     from tfvit.data import pipeline
     from tfvit.files import write_json
     from tfvit.model import build
     from tfvit.optimizer import RULES, frozen
-    from tfvit.step import prepared
 
     how = run.recipe
     cost = dry.describe(
@@ -224,11 +220,9 @@ def _dry_run(run, source, devices: int, out) -> None:
         start_step=0,
         unreadable={},
     )
-    batch = prepared(next(iter(batches)), tf.constant([how.seed, 1]), how, len(source.labels))
-    pixels = np.clip(np.round(batch["pixels"].numpy()), 0, 255).astype(np.uint8)
-    captions = watch.captions(batch["targets"].numpy(), source.labels)
+    shown = watch.as_trained_on(next(iter(batches)), how, 1, source.labels)
     write_json(out / DRY_RUN, cost.to_json())
-    plots.batch_grid(pixels, captions, out / BATCH)
+    plots.batch_grid(*shown, out / BATCH)
     click.echo(f"{out / DRY_RUN}, one batch: {out / BATCH}")
 
 
