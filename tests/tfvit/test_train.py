@@ -12,6 +12,7 @@ from PIL import Image
 
 import tfvit
 from tfvit import checkpoint, exit_codes, runs
+from tfvit.recipes import RECIPES
 
 QUICK = ("--data", "digits", *SMALL, "--crop-min-area", "0.5")
 
@@ -188,6 +189,74 @@ def test_fine_tuning_at_another_size_and_class_count(tmp_path, photos, digits_ru
     model = tfvit.load(tmp_path / "last")
     assert model.labels == ("china", "flower")
     assert (model.preprocess.height, model.preprocess.width) == (48, 64)
+
+
+def test_the_recipe_is_shown_as_the_options_make_it(tfvit_cli):
+    rows = dict(
+        line.split()[:2]
+        for line in tfvit_cli(
+            *(
+                "train",
+                "--recipe",
+                "deit3",
+                "--set",
+                "ema=0.99",
+                "--mixup",
+                "0",
+                "--data",
+                "digits",
+            ),
+            *("--epochs", "100", "--batch-size", "100", "--print-recipe"),
+        ).out.splitlines()
+        if len(line.split()) > 1
+    )
+    expected = {"optimizer": "lamb", "ema": "0.99", "mixup": "0.0", "cutmix": "1.0"}
+    expected |= {"steps": "1449", "warmup_steps": "72", "policy": "three_augment"}
+    assert expected.items() <= rows.items()
+    listed = tfvit_cli("train", "--print-recipe").out
+    assert all(name in listed for name in RECIPES)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (("--recipe", "diet"), "unknown recipe 'diet': did you mean deit?"),
+        (("--set", "beta_2=7"), "beta_2 7.0 is not in [0, 1)"),
+        (("--set", "optimizer=adamax"), "optimizer 'adamax' is not one of sgd, adam"),
+        (("--set", "policy=wild"), "policy 'wild' is not one of none, randaugment"),
+        (("--set", "remat=often"), "remat 'often' is not true or false"),
+    ],
+)
+def test_what_no_recipe_can_have_is_one_line(tmp_path, tfvit_cli, options, message):
+    done = tfvit_cli("train", *QUICK, *options, "--out", tmp_path / "run")
+    assert done.code == 2
+    assert message in done.err and len(done.err.splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_dry_run_says_what_it_costs_shows_a_batch_and_trains_nothing(tmp_path, tfvit_cli):
+    done = tfvit_cli(
+        "train", *QUICK, "--steps", "9", "--mixup", "1", "--dry-run", "--out", tmp_path
+    )
+    assert done.code == 0, done.err
+    assert "9 steps, 0.4 epochs of 1449 images" in done.out
+    assert json.loads((tmp_path / "dry_run.json").read_text())["steps"] == 9
+    with Image.open(tmp_path / "batch.png") as picture:
+        picture.load()
+    assert not (tmp_path / "last").exists() and not (tmp_path / "run.json").exists()
+
+
+def test_a_model_learns_from_its_teacher_and_shows_what_it_saw(tmp_path, digits_run, tfvit_cli):
+    done = tfvit_cli(
+        *("train", *QUICK, "--steps", "16", "--teacher", digits_run, "--cache", "memory"),
+        *("--ema", "0.9", "--profile", "--out", tmp_path),
+    )
+    assert done.code == 0, done.err
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(tmp_path / "tensorboard"), {"tensors": 0}).Reload()
+    assert {"batch", "confusion", "attention"} <= set(events.Tags()["tensors"])
+    assert list((tmp_path / "tensorboard").rglob("*.xplane.pb"))
 
 
 def test_ctrl_c_says_how_to_go_on(tmp_path):
