@@ -9,12 +9,12 @@ BIN = Path(sys.executable).parent
 SMALL = ("--model", "vit-ti/8", "--image-size", "32", "--set", "depth=2", "--set", "width=48")
 SMALL += ("--set", "heads=3", "--set", "mlp_dim=96")
 
-# For programs of tests in processes of their own, which import what is here.
-ENVIRONMENT = {
-    **os.environ,
-    "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]),
-}
-# The command of `tfvit` on a machine with two devices; its arguments follow.
+# For programs of tests in processes of their own, which import what is here. The packages come first:
+# the folders of their tests have the same names.
+TESTS = Path(__file__).parent
+PATHS = [str(TESTS.parent), str(TESTS), os.environ.get("PYTHONPATH", "")]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(PATHS)}
+# The command of `tfvit` on a machine with two devices, in ENVIRONMENT; its arguments follow.
 MIRRORED = (sys.executable, __file__)
 
 

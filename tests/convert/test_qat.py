@@ -6,7 +6,7 @@ import subprocess
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import MIRRORED
+from helpers import ENVIRONMENT, MIRRORED
 from random_models import SPEC, random_model, weights_of
 
 from convert import edge_graph, fold, qat, sites
@@ -110,7 +110,7 @@ def test_fine_tuning_on_two_devices_is_that_on_one(tmp_path, digits_run):
     found = {}
     for strategy in ("one", "mirrored"):
         arguments = [*common, tmp_path / strategy, "--strategy", strategy]
-        subprocess.run([*MIRRORED, *map(str, arguments)], check=True)
+        subprocess.run([*MIRRORED, *map(str, arguments)], check=True, env=ENVIRONMENT)
         report = json.loads((tmp_path / strategy / "report.json").read_text())
         found[strategy] = report["files"]["int8"]
     distance = [found[strategy]["quantization"]["distance"] for strategy in found]

@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 import pytest
-from helpers import BIN, MIRRORED, SMALL
+from helpers import BIN, ENVIRONMENT, MIRRORED, SMALL
 from PIL import Image
 
 import tfvit
@@ -130,7 +130,7 @@ def test_mirrored_on_two_devices_trains_as_one_device(tmp_path):
     common = ("train", "--data", "digits", *SMALL, "--steps", "12", "--eval-every", "4", "--out")
     for strategy in ("one", "mirrored"):
         arguments = [*common, str(tmp_path / strategy), "--strategy", strategy]
-        subprocess.run([*MIRRORED, *arguments], check=True)
+        subprocess.run([*MIRRORED, *arguments], check=True, env=ENVIRONMENT)
     assert_same_run(tmp_path / "one", tmp_path / "mirrored", 1e-4)
 
 

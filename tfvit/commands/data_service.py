@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 
@@ -34,8 +35,8 @@ def data_service(host, port):
     stopped = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopped.set())
-    address, stop = service.serve(host, port)
+    address, _servers = service.serve(host, port)
     click.echo(f"serving at {address}")
     stopped.wait()
-    stop()
     click.echo("stopped")
+    os._exit(0)  # to stop the servers may wait for ever for a trainer that is still reading

@@ -46,8 +46,8 @@ def address(name: str) -> str:
     return name if name.startswith(SCHEME) else SCHEME + name
 
 
-def serve(host: str, port: int) -> tuple[str, Callable[[], None]]:
-    """Starts a dispatcher and its worker in this process: (its address, what stops it).
+def serve(host: str, port: int) -> tuple[str, tuple]:
+    """Starts a dispatcher and its worker in this process: (its address, both, to be kept).
 
     host: where trainers reach it; TensorFlow listens on every interface, whatever it is.
     port: 0 takes a free one. The worker finds a port of its own.
@@ -65,9 +65,4 @@ def serve(host: str, port: int) -> tuple[str, Callable[[], None]]:
     inside = dispatcher.target.split("://")[1]
     # %port% is for TensorFlow to fill in
     worker = service.WorkerServer(service.WorkerConfig(inside, worker_address=f"{host}:%port%"))
-
-    def stop() -> None:
-        worker._stop()
-        dispatcher._stop()
-
-    return f"{SCHEME}{host}:{inside.rpartition(':')[2]}", stop
+    return f"{SCHEME}{host}:{inside.rpartition(':')[2]}", (dispatcher, worker)
