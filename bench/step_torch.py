@@ -58,8 +58,14 @@ def main(name: str, variant: str, batch: int, dtype: str) -> None:
     if name == "transformers":
         import transformers
 
-        config = transformers.ViTConfig(d, DEPTH, heads, 4 * d, "gelu_pytorch_tanh")
-        config.num_labels = CLASSES
+        config = transformers.ViTConfig(
+            hidden_size=d,
+            num_hidden_layers=DEPTH,
+            num_attention_heads=heads,
+            intermediate_size=4 * d,
+            hidden_act="gelu_pytorch_tanh",
+            num_labels=CLASSES,
+        )
         model = transformers.ViTForImageClassification(config)
         versions["transformers"] = transformers.__version__
     else:

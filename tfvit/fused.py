@@ -17,6 +17,8 @@ import math
 
 import tensorflow as tf
 
+from tfvit.architecture import Architecture, ResNetArchitecture
+
 _enabled: contextvars.ContextVar[bool] = contextvars.ContextVar("fused", default=False)
 
 LANES = 16  # float32 numbers in the widest vector register
@@ -32,10 +34,12 @@ def enabled(value: bool = True):
         _enabled.reset(token)
 
 
-def worthwhile(tokens: int, width: int) -> bool:
-    """Whether a step on so many tokens (of all its images) repays compiling the islands, on a CPU."""
+def worthwhile(architecture: Architecture | ResNetArchitecture, images: int) -> bool:
+    """Whether running a model on so many images at once repays compiling the islands, on a CPU."""
     on_cpu = not tf.config.list_logical_devices("GPU") + tf.config.list_logical_devices("TPU")
-    return on_cpu and tokens * width >= 2**18
+    if not on_cpu or not isinstance(architecture, Architecture):
+        return False
+    return images * architecture.tokens * architecture.width >= 2**18
 
 
 def residual_norm(

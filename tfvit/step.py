@@ -8,7 +8,6 @@ import tensorflow as tf
 import tf_keras as keras
 
 from tfvit import fused
-from tfvit.architecture import Architecture
 from tfvit.data.mix import mix
 from tfvit.layers import dropout_seed
 from tfvit.model import Model
@@ -35,7 +34,8 @@ def make_train_step(
     """
     if xla is None:
         xla = bool(tf.config.list_logical_devices("GPU"))
-    islands = not xla and _worthwhile(model, recipe, strategy)
+    images = recipe.batch_size // (strategy.num_replicas_in_sync * recipe.accumulate)
+    islands = not xla and fused.worthwhile(model.architecture, images)
     gradients_of = forward_backward(model, optimizer.variables, recipe, teacher, islands)
     alone = strategy.num_replicas_in_sync == 1
     if xla and not alone:
@@ -139,12 +139,6 @@ def forward_backward(
         return sums, gradients
 
     return forward_backward
-
-
-def _worthwhile(model: Model, recipe: Recipe, strategy: tf.distribute.Strategy) -> bool:
-    arch = model.architecture
-    images = recipe.batch_size // (strategy.num_replicas_in_sync * recipe.accumulate)
-    return isinstance(arch, Architecture) and fused.worthwhile(images * arch.tokens, arch.width)
 
 
 def prepared(batch: dict, seed: tf.Tensor, recipe: Recipe, classes: int) -> dict:

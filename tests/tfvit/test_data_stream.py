@@ -155,18 +155,21 @@ def test_threads_that_cache_the_same_picture_do_not_meet(tmp_path):
     assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 1
 
 
-def test_the_parts_of_an_evaluation_are_the_whole(root):
+@pytest.mark.parametrize("replicas", [2, 4])
+def test_the_parts_of_an_evaluation_are_the_whole(root, replicas):
     held = open_source(DataOptions(str(root), eval_split="train")).eval
     for batch_size in (8, 12, 24):  # the last batch leaves much, little and nothing to the second
         whole = list(
             pipeline.eval_batches(held, SPEC, batch_size, unreadable={}).as_numpy_iterator()
         )
-        parts = [
-            pipeline.eval_batches(held, SPEC, batch_size, unreadable={}, shard=(i, 2))
-            for i in range(2)
-        ]
-        parts = zip(*(part.as_numpy_iterator() for part in parts), strict=True)
-        same([{k: np.concatenate([a[k], b[k]]) for k in a} for a, b in parts], whole)
+        parts = []
+        for i in range(2):
+            options = {"unreadable": {}, "replicas": replicas, "shard": (i, 2)}
+            part = pipeline.eval_batches(held, SPEC, batch_size, **options).batch(replicas // 2)
+            parts.append(list(part.as_numpy_iterator()))
+        joined = [{k: np.concatenate([*a[k], *b[k]]) for k in a} for a, b in zip(*parts)]
+        assert len(parts[0]) == len(parts[1])
+        same(joined, whole)
 
 
 @pytest.mark.parametrize(

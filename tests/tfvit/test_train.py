@@ -67,7 +67,7 @@ def test_killed_terminated_and_resumed_ends_as_unbroken(tmp_path, tfvit_cli):
     command = ("train", *QUICK, "--set", "depth=1", "--dropout", "0.1", "--ema", "0.9")
     command += ("--steps", "40", "--eval-every", "4", "--seed", "3", "--out")
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    for step, stop in ((1, signal.SIGKILL), (9, signal.SIGKILL), (17, signal.SIGTERM)):
+    for step, stop in ((5, signal.SIGKILL), (17, signal.SIGTERM)):
         victim = subprocess.Popen(
             [BIN / "tfvit", *command, broken, "--resume"],
             stdout=subprocess.DEVNULL,
@@ -126,11 +126,11 @@ def test_xla_trains_the_same(tmp_path, tfvit_cli):
     assert_same_run(tmp_path / "plain", tmp_path / "xla", 1e-3)
 
 
-def test_mirrored_on_two_devices_trains_as_one_device(tmp_path):
+def test_mirrored_on_two_devices_trains_as_one_device(tmp_path, tfvit_cli):
     common = ("train", "--data", "digits", *SMALL, "--steps", "12", "--eval-every", "4", "--out")
-    for strategy in ("one", "mirrored"):
-        arguments = [*common, str(tmp_path / strategy), "--strategy", strategy]
-        subprocess.run([*MIRRORED, *arguments], check=True, env=ENVIRONMENT)
+    assert tfvit_cli(*common, tmp_path / "one", "--strategy", "one").code == 0
+    arguments = [*common, str(tmp_path / "mirrored"), "--strategy", "mirrored"]
+    subprocess.run([*MIRRORED, *arguments], check=True, env=ENVIRONMENT)
     assert_same_run(tmp_path / "one", tmp_path / "mirrored", 1e-4)
 
 

@@ -60,12 +60,9 @@ def train_batches(
     be written to.
     """
     rows = _rows(batch_size, shard)
-    for what, number in (("repeats", repeats), ("devices", replicas)):
-        if number < 1 or batch_size % number:
-            raise UserError(f"batch size {batch_size} does not divide by {number} {what}")
-    piece = batch_size // replicas
-    if (rows[1] - rows[0]) % piece:
-        raise UserError(f"{replicas} devices do not divide over {shard[1]} processes")
+    piece = _piece(batch_size, replicas, shard)
+    if repeats < 1 or batch_size % repeats:
+        raise UserError(f"batch size {batch_size} does not divide by {repeats} repeats")
     if not 0 <= balance <= 1:
         raise UserError(f"balance {balance} is not in [0, 1]")
     caches.check(cache)
@@ -94,15 +91,16 @@ def eval_batches(
     batch_size: int,
     *,
     unreadable: Unreadable,
+    replicas: int = 1,
     shard: tuple[int, int] = (0, 1),
 ) -> tf.data.Dataset:
     """One pass in order, preprocessed by the device's own code, the last batch filled up with mask 0.
 
-    The batches are those of `train_batches`; with `shard` = (i, n) each is the i-th part of the rows,
-    and every process gets the same number of them.
+    Batches, `replicas` and `shard` are those of `train_batches`; every process gets the same number.
     """
     first, end = _rows(batch_size, shard)
     rows, steps = end - first, math.ceil(split.size / batch_size)
+    piece = _piece(batch_size, replicas, shard)
     load = views.as_the_device_does(spec)
 
     def fill(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
@@ -121,7 +119,8 @@ def eval_batches(
     ):  # the last batch has nothing for this process
         nothing = batches.take(1).map(lambda b: {name: x[:0] for name, x in b.items()})
         batches = batches.concatenate(nothing)
-    return batches.map(fill).prefetch(tf.data.AUTOTUNE)
+    pieces = batches.map(fill).unbatch().batch(piece, drop_remainder=True)
+    return pieces.prefetch(tf.data.AUTOTUNE)
 
 
 def check_all(split: Split) -> None:
@@ -145,6 +144,15 @@ def _rows(batch_size: int, shard: tuple[int, int]) -> tuple[int, int]:
     if batch_size % count:
         raise UserError(f"batch size {batch_size} does not divide over {count} processes")
     return index * batch_size // count, (index + 1) * batch_size // count
+
+
+def _piece(batch_size: int, replicas: int, shard: tuple[int, int]) -> int:
+    """Rows of a batch for one of `replicas` devices in all."""
+    if replicas < 1 or batch_size % replicas:
+        raise UserError(f"batch size {batch_size} does not divide by {replicas} devices")
+    if replicas % shard[1]:
+        raise UserError(f"{replicas} devices do not divide over {shard[1]} processes")
+    return batch_size // replicas
 
 
 def _in_order(split: Split, batch_size: int, first: int, end: int) -> Stream:

@@ -14,6 +14,7 @@ from edge_demo.classifier import Classifier
 from edge_demo.errors import UserError
 from edge_demo.preprocess import PreprocessSpec, to_pixels
 from edge_demo.scores import SIGMOID, SOFTMAX
+from tfvit import fused
 from tfvit.data import Source, Split, pipeline
 from tfvit.data.pipeline import Unreadable
 from tfvit.evaluate import multi_label
@@ -72,7 +73,9 @@ def forward_function(model, strategy: tf.distribute.Strategy | None = None) -> C
     strategy = strategy or tf.distribute.get_strategy()
 
     def replica(batch: dict[str, tf.Tensor]) -> tuple[tf.Tensor, ...]:
-        logits = model(normalise(batch["pixels"], model.preprocess), training=False)
+        pixels = batch["pixels"]
+        with fused.enabled(fused.worthwhile(model.architecture, pixels.shape[0])):
+            logits = model(normalise(pixels, model.preprocess), training=False)
         return logits, batch["label"], batch["mask"]
 
     @tf.function
@@ -116,10 +119,18 @@ def outputs(
     """What a `forward_function` makes of every image of a split; labels are the source's numbers."""
     strategy = strategy or tf.distribute.get_strategy()
     unreadable: Unreadable = {}
-    batches = pipeline.eval_batches(split, spec, batch_size, unreadable=unreadable)
+
+    def share(context: tf.distribute.InputContext) -> tf.data.Dataset:
+        return pipeline.eval_batches(
+            *(split, spec, batch_size),
+            unreadable=unreadable,
+            replicas=context.num_replicas_in_sync,
+            shard=(context.input_pipeline_id, context.num_input_pipelines),
+        )
+
     found, labels = [], []
     with progress(split.size, label, "img") as bar:
-        for batch in strategy.experimental_distribute_dataset(batches):
+        for batch in strategy.distribute_datasets_from_function(share):
             values, truth, mask = forward(batch)
             found.append(values[mask > 0])
             labels.append(truth[mask > 0])

@@ -71,7 +71,7 @@ def fit(model: Model, source: Source, batch_size: int, seed: int) -> Probe:
 def features(model: Model, split: Split, batch_size: int) -> Predictions:
     """What the head reads, as the `logits` of predictions, and the labels of every image of a split."""
     body = keras.Model(model.input, model.get_layer("head").input)
-    body.preprocess = model.preprocess
+    body.architecture, body.preprocess = model.architecture, model.preprocess
     return outputs(forward_function(body), split, model.preprocess, batch_size, label="features")
 
 
