@@ -18,7 +18,7 @@ demo: install
 	$(BIN)/python demo.py
 
 test: install lint $(MEDIAPIPE)/.installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # The tests' independent client of the exported files, which wants another absl-py than tfmot.
 $(MEDIAPIPE)/.installed: constraints.txt

@@ -53,6 +53,7 @@ setup(
         "test": [
             "pytest>=8",
             "pytest-timeout>=2.3",
+            "pytest-xdist>=3.6",
             "ruff>=0.12",
             "scipy>=1.13",
             "scikit-learn>=1.5",

@@ -9,7 +9,7 @@ from sklearn import metrics
 from small_models import labelled
 
 from edge_demo import images, preprocess
-from tfvit import UserError
+from tfvit import UserError, fused
 from tfvit.data import DataOptions, open_source
 from tfvit.evaluate import predict, score
 from tfvit.evaluate.classification import Predictions, match_labels
@@ -106,8 +106,9 @@ def expected(model, photos):
     return np.array(rows)
 
 
-@pytest.mark.parametrize("batch_size", [1, 5, 16, 64])
+@pytest.mark.parametrize("batch_size", [1, 5, 16, 64, 512])  # the last one in fused pieces
 def test_predictions_do_not_depend_on_the_batch_size(model, source, expected, batch_size):
+    assert fused.worthwhile(model.architecture, batch_size) == (batch_size == 512)
     found = predict(model, source, batch_size)
     assert found.logits.dtype == np.float32
     assert expected.std(axis=0).min() > 0.01
