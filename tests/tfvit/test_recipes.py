@@ -106,12 +106,9 @@ def test_accumulated_parts_make_the_same_step():
 def on_two_devices(names):
     """Trains recipes under XLA on one and on two virtual devices; ends the process at a difference."""
     helpers.two_devices()
+    mirrored = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])  # TensorFlow numbers their sums
     for name in names:
-        row = RECIPES[name]
-        one, two = (
-            train(row, strategy, chance=False)
-            for strategy in (None, tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]))
-        )
+        one, two = (train(RECIPES[name], found, chance=False) for found in (None, mirrored))
         assert np.allclose(one, two, rtol=1e-3), (name, one, two)
         print(name, one, two)
 
