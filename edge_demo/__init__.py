@@ -8,6 +8,10 @@ images.py      files and bytes to upright RGB pictures
 scores.py      softmax or sigmoid: logits to scores and decisions
 metadata.py    labels, preprocessing and provenance inside a .tflite
 classifier.py  a .tflite in, labelled scores out
+frames.py      one picture of a source, and when it was taken
+sources.py     what a --source is: files, videos, cameras, streams, the screen, stdin
+live.py        cameras and streams: always the newest frame, and again when they come back
+image_stream.py  images one behind the other on stdin
 cli.py         the `edge-demo` command
 errors.py      UserError: one line, exit code 2
 quiet.py       silence for libraries that greet

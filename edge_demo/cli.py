@@ -2,26 +2,38 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import errno
+import itertools
 import json
 import os
+import signal
+import statistics
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
 from edge_demo.errors import UserError
 from edge_demo.scores import PRESENT, SIGMOID
 
+if TYPE_CHECKING:
+    from edge_demo.frames import Frame
+
+RECENT = 1000  # inference times that the median is of
 Results = list[tuple[str, float]]  # of all labels, the best first
 EXAMPLES = """\b
 Examples:
   edge-demo int8.tflite --source photo.jpg
   edge-demo int8.tflite --source photos/ --json > results.jsonl
   edge-demo int8.tflite --source 'photos/**/*.png' --top 1
+  edge-demo int8.tflite --source 0 --size 640x480
+  edge-demo int8.tflite --source rtsp://10.0.0.8/stream --json
+  ffmpeg ... -f image2pipe - | edge-demo int8.tflite --source -
 """
 
 
@@ -63,48 +75,124 @@ class Command(OneLineErrors, click.Command):
     """A single command with `OneLineErrors`."""
 
 
+class Size(click.ParamType):
+    """WIDTHxHEIGHT."""
+
+    name = "WIDTHxHEIGHT"
+
+    def convert(self, value, param, ctx) -> tuple[int, int]:
+        width, _, height = str(value).partition("x")
+        if not (width.isdigit() and height.isdigit() and int(width) and int(height)):
+            self.fail(f"{value!r} is not like 640x480", param, ctx)
+        return int(width), int(height)
+
+
+def _list_cameras(ctx: click.Context, param: click.Parameter, asked: bool) -> None:
+    if not asked:
+        return
+    from edge_demo.sources import cameras
+
+    found = cameras()
+    for source, name in found:
+        click.echo(f"{source}  {name}")
+    if not found:
+        click.echo("no camera", err=True)
+    ctx.exit()
+
+
 @click.command(cls=Command, epilog=EXAMPLES, context_settings={"max_content_width": 100})
 @click.argument("model", type=click.Path(path_type=Path))
-@click.option("--source", required=True, help="An image, a folder (searched in depth) or a glob.")
+@click.option(
+    "--source",
+    required=True,
+    help="An image, a folder (searched in depth) or a glob; - for images on stdin; a video; a camera "
+    "(0 or /dev/video0), a stream (rtsp://, http://) or screen.",
+)
+@click.option("--size", type=Size(), help="Of the camera's or screen's pictures.")
+@click.option(
+    "--rate", type=click.FloatRange(0, min_open=True), help="Frames a second of a camera."
+)
+@click.option("--pixel-format", help="Of a camera, as FFmpeg names it: mjpeg, yuyv422.")
+@click.option("--limit", type=click.IntRange(1), help="End after so many pictures.")
 @click.option("--top", default=5, show_default=True, type=click.IntRange(1), help="Labels to show.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per image and line.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads (default: the runtime's).")
 @click.option("--strict", is_flag=True, help="Stop at the first unreadable image.")
+@click.option(
+    "--list-cameras",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_list_cameras,
+    help="Show what --source can be on this machine, and end.",
+)
 @click.version_option(package_name="tfvit")
-def main(model: Path, source: str, top: int, as_json: bool, threads: int | None, strict: bool):
+def main(model, source, size, rate, pixel_format, limit, top, as_json, threads, strict):
     """Classify images with MODEL, a .tflite written by `tfvit convert`.
 
     Prints the most probable labels with their scores and the time each image took; a star marks what is
     in the image, where the model knows of several things in one.
-    Unreadable images are skipped and named at the end.
+    Unreadable images are skipped and named at the end. Of a camera, stream or screen it takes the newest
+    frame, tries again for ever when it goes away, and ends with Ctrl-C.
     """
-    from edge_demo import images
+    from edge_demo import images, sources
     from edge_demo.classifier import Classifier
 
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")  # a bar in a terminal that has no such character
-    files = images.find(source)
-    classifier = Classifier(model, threads)
     show = _json_line if as_json else _table
-    several = classifier.score_function == SIGMOID
-    skipped, inference = [], []
-    for file in files:
-        try:
-            results = classifier.classify(file, len(classifier.labels))
-        except UserError as error:
-            if strict or len(files) == 1:
-                raise
-            skipped.append(error)
-            continue
-        times = classifier.milliseconds
-        inference.append(times["inference"])
-        click.echo(show(file, results, times, top, several))
-    _summary(inference, skipped, len(files))
+    count, skipped, inference = 0, [], collections.deque(maxlen=RECENT)
+    with sources.open_source(source, sources.Wanted(size, rate, pixel_format), say=_say) as opened:
+        classifier = Classifier(model, threads)
+        several = classifier.score_function == SIGMOID
+        with _until_stopped() if opened.is_live else contextlib.nullcontext():
+            for frame in itertools.islice(opened.frames, limit):
+                count += 1
+                try:
+                    image = frame.image
+                    image = images.decode(image, str(frame)) if isinstance(image, bytes) else image
+                    results = classifier.classify(image, len(classifier.labels))
+                except UserError as error:
+                    if strict or opened.count == 1:
+                        raise
+                    skipped.append(error)
+                    continue
+                times = dict(classifier.milliseconds)
+                inference.append(times["inference"])
+                age = 1e3 * (time.monotonic() - frame.time) if opened.is_live else None
+                click.echo(show(frame, results, times, age, top, several))
+    _summary(count, inference, skipped)
 
 
-def _json_line(file: Path, results: Results, times: dict, top: int, several: bool) -> str:
+def _say(line: str) -> None:
+    click.echo(line, err=True)
+
+
+@contextlib.contextmanager
+def _until_stopped() -> Iterator[None]:
+    """Ctrl-C and SIGTERM end the block: the usual end of what would run for ever."""
+
+    def stop(*_) -> None:
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    except KeyboardInterrupt:
+        pass
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _json_line(
+    frame: Frame, results: Results, times: dict, age: float | None, top: int, several: bool
+) -> str:
     found = {
-        "source": str(file),
+        "source": frame.source,
+        **({} if frame.number is None else {"frame": frame.number}),
+        **({} if frame.time is None or age is not None else {"seconds": round(frame.time, 3)}),
+        **({} if age is None else {"time": round(time.time() - age / 1e3, 3)}),
         "label": results[0][0],
         "score": round(results[0][1], 6),
         "top": [{"label": label, "score": round(score, 6)} for label, score in results[:top]],
@@ -112,12 +200,19 @@ def _json_line(file: Path, results: Results, times: dict, top: int, several: boo
     if several:
         found["labels"] = [label for label, score in results if score >= PRESENT]
     found["milliseconds"] = {stage: round(ms, 3) for stage, ms in times.items()}
+    if age is not None:
+        found["milliseconds"]["age"] = round(age, 3)
     return json.dumps(found, ensure_ascii=False)
 
 
-def _table(file: Path, results: Results, times: dict, top: int, several: bool) -> str:
+def _table(
+    frame: Frame, results: Results, times: dict, age: float | None, top: int, several: bool
+) -> str:
     width = max(len(label) for label, _ in results)
-    lines = [f"{file}  ({sum(times.values()):.1f} ms, inference {times['inference']:.1f} ms)"]
+    late = "" if age is None else f", age {age:.0f} ms"
+    lines = [
+        f"{frame}  ({sum(times.values()):.1f} ms, inference {times['inference']:.1f} ms{late})"
+    ]
     for label, score in results[:top]:
         star = "*" if several and score >= PRESENT else " "
         bar = "█" * round(30 * score)
@@ -125,14 +220,14 @@ def _table(file: Path, results: Results, times: dict, top: int, several: bool) -
     return "\n".join(lines)
 
 
-def _summary(inference: list[float], skipped: list[UserError], count: int) -> None:
+def _summary(count: int, inference: Collection[float], skipped: list[UserError]) -> None:
     """Totals and skipped files, on stderr so that results can be piped."""
     if count > 1 and inference:
-        median = sorted(inference)[len(inference) // 2]
-        click.echo(f"{len(inference)} images, median inference {median:.1f} ms", err=True)
+        median = statistics.median_high(inference)
+        _say(f"{count - len(skipped)} images, median inference {median:.1f} ms")
     if skipped:
-        click.echo(f"skipped {len(skipped)} of {count} files:", err=True)
+        _say(f"skipped {len(skipped)} of {count} files:")
         for error in skipped:
-            click.echo(f"  {error}", err=True)
+            _say(f"  {error}")
     if not inference:
         raise UserError("none of the files is a readable image")

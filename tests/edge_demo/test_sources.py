@@ -1,0 +1,233 @@
+"""Videos, streams and images on stdin, made here and read through the `edge-demo` command."""
+
+from __future__ import annotations
+
+import http.server
+import io
+import json
+import signal
+import subprocess
+import threading
+import time
+
+import numpy as np
+import pytest
+from helpers import BIN
+from PIL import Image
+
+from edge_demo import image_stream
+from edge_demo.live import Clock
+
+av = pytest.importorskip("av")
+
+
+def rows(text):
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def encoded(picture, kind):
+    buffer = io.BytesIO()
+    picture.save(buffer, kind)
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory, digits):
+    """A video of 20 digits, 64x64, and its decoded frames as PNG files."""
+    folder = tmp_path_factory.mktemp("clip")
+    path = folder / "digits.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width = stream.height = 64
+        for picture in digits[0][:20]:
+            frame = av.VideoFrame.from_image(picture.resize((64, 64)))
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    (folder / "frames").mkdir()
+    with av.open(str(path)) as container:
+        for number, frame in enumerate(container.decode(video=0)):
+            frame.to_image().save(folder / "frames" / f"{number:02}.png")
+    return path
+
+
+class Camera(http.server.ThreadingHTTPServer):
+    """A network camera on loopback: MJPEG at 30 frames a second, a grey level a frame."""
+
+    daemon_threads = allow_reuse_address = True
+
+    def __init__(self, port=0):
+        super().__init__(("127.0.0.1", port), Handler)
+        self.stopped = threading.Event()
+        self.address = f"http://user:secret@127.0.0.1:{self.server_port}/video.mjpeg"
+        threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
+
+    def stop(self):
+        self.stopped.set()
+        self.shutdown()
+        self.server_close()
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
+        self.end_headers()
+        number = 0
+        while not self.server.stopped.is_set():
+            picture = encoded(Image.new("L", (64, 64), number % 256), "JPEG")
+            head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(picture)}\r\n\r\n"
+            try:
+                self.wfile.write(head.encode() + picture + b"\r\n")
+            except OSError:
+                return
+            number += 1
+            time.sleep(1 / 30)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def camera():
+    found = Camera()
+    yield found
+    found.stop()
+
+
+def test_a_video_is_its_frames(edge_cli, int8, clip):
+    video = rows(edge_cli(int8, "--source", clip, "--json", "--top", 10).out)
+    files = rows(edge_cli(int8, "--source", clip.parent / "frames", "--json", "--top", 10).out)
+    assert [row["top"] for row in video] == [row["top"] for row in files]
+    assert [row["frame"] for row in video] == list(range(20))
+    assert [row["seconds"] for row in video] == pytest.approx(np.arange(20) / 10)
+    assert len({row["label"] for row in video}) > 3
+
+
+def test_a_stream_that_goes_away_and_comes_back_goes_on(int8, camera):
+    running = subprocess.Popen(
+        [BIN / "edge-demo", int8, "--source", camera.address, "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    found = [json.loads(running.stdout.readline()) for _ in range(30)]
+    port = camera.server_port
+    camera.stop()
+    time.sleep(0.3)
+    again = Camera(port)
+    try:
+        before = found[-1]["frame"]
+        deadline = time.monotonic() + 30
+        while len(found) < 60 and time.monotonic() < deadline:
+            found.append(json.loads(running.stdout.readline()))
+    finally:
+        again.stop()
+    running.send_signal(signal.SIGTERM)
+    _, errors = running.communicate(timeout=20)
+    assert running.returncode == 0, errors
+    assert found[-1]["frame"] > before
+    assert "trying again in" in errors and "back" in errors and "secret" not in errors
+    assert "Traceback" not in errors
+    frames = [row["frame"] for row in found]
+    assert frames == sorted(set(frames))
+    assert np.median([row["milliseconds"]["age"] for row in found]) < 100
+    assert all("secret" not in row["source"] for row in found)
+
+
+def test_only_the_newest_frame_is_taken(camera):
+    from edge_demo import sources
+
+    with sources.open_source(camera.address) as opened:
+        assert opened.is_live and opened.count is None
+        levels, numbers = [], []
+        for frame, _ in zip(opened.frames, range(6)):
+            levels.append(float(frame.image.mean()))
+            numbers.append(frame.number)
+            assert time.monotonic() - frame.time < 0.2
+            time.sleep(0.25)  # seven of its frames
+    assert np.diff(levels[1:]).min() > 4 and np.diff(numbers[1:]).min() > 4
+
+
+@pytest.mark.parametrize(
+    "kinds", [("JPEG",), ("PNG",), ("WEBP",), ("BMP",), ("JPEG", "PNG", "WEBP", "BMP")]
+)
+def test_images_behind_each_other_are_taken_apart(sample_photos, kinds):
+    files = [
+        encoded(photo.resize((97, 61)), kind) for kind in kinds for photo in sample_photos.values()
+    ]
+    files.append(encoded_progressive(sample_photos["china"]))
+    stream = io.BufferedReader(Slow(b"".join(files)))
+    assert list(image_stream.split(stream)) == files
+    cut = list(image_stream.split(io.BytesIO(b"".join(files)[:-20])))
+    assert cut == [*files[:-1], files[-1][:-20]]
+
+
+def encoded_progressive(picture):
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", progressive=True, exif=b"Exif\0\0" + b"\xff\xd9" * 50)
+    return buffer.getvalue()
+
+
+class Slow(io.RawIOBase):
+    """A pipe that gives 1,000 bytes at a time."""
+
+    def __init__(self, data):
+        self._data = io.BytesIO(data)
+
+    def readable(self):
+        return True
+
+    def readinto(self, target):
+        found = self._data.read(min(1000, len(target)))
+        target[: len(found)] = found
+        return len(found)
+
+
+def test_images_on_stdin_through_the_command(int8, digits):
+    pictures = [encoded(picture.resize((32, 32)), "PNG") for picture in digits[0][:3]]
+    command = [BIN / "edge-demo", int8, "--source", "-", "--json"]
+    done = subprocess.run(command, input=b"".join(pictures), capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert [row["frame"] for row in rows(done.stdout.decode())] == [0, 1, 2]
+    for data, message in ((b"", "nothing came on stdin"), (b"text", "stdin#0: not a JPEG")):
+        done = subprocess.run(command, input=data, capture_output=True, check=False)
+        assert done.returncode == 2 and done.stderr.decode().count("\n") == 1
+        assert message in done.stderr.decode()
+
+
+def test_what_is_no_video_or_not_there_is_one_line(edge_cli, int8, tmp_path, clip):
+    (tmp_path / "text.mp4").write_text("no video")
+    (tmp_path / "empty.mkv").write_bytes(b"")
+    cases = {
+        tmp_path / "text.mp4": "damaged after 0 frames",
+        tmp_path / "empty.mkv": "damaged after 0 frames",
+        "http://127.0.0.1:9/none.mjpeg": "Connection refused",
+        "/dev/video99": "/dev/video99: ",
+    }
+    for source, message in cases.items():
+        done = edge_cli(int8, "--source", source)
+        assert done.code == 2 and message in done.err, done.err
+        assert len(done.err.splitlines()) == 1
+    done = edge_cli(int8, "--source", "0", "--size", "640")
+    assert done.code == 2 and "'640' is not like 640x480" in done.err
+
+
+def test_limit_ends_after_so_many(edge_cli, int8, clip):
+    assert len(rows(edge_cli(int8, "--source", clip, "--json", "--limit", 4).out)) == 4
+
+
+def test_the_clock_sees_delay_and_not_drift():
+    clock = Clock()
+    for n in range(1000):  # a source 50 ppm slow, ten seconds a frame
+        stamp = 10.0 * n
+        arrived = 5 + stamp * (1 + 5e-5)
+        assert arrived - clock.taken(stamp, arrived) < 0.01
+    late = [5 + stamp * (1 + 5e-5) + 2 - clock.taken(stamp, 5 + stamp * (1 + 5e-5) + 2)]
+    assert late[0] == pytest.approx(2, abs=0.1)
+    assert clock.taken(0.0, 20_000.0) == 20_000.0  # its clock begins anew
+    assert clock.taken(None, 7.0) == 7.0
+
+
+def test_cameras_are_listed(edge_cli):
+    done = edge_cli("--list-cameras")
+    assert done.code == 0 and (done.out or done.err == "no camera\n")
