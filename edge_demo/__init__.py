@@ -12,6 +12,8 @@ frames.py      one picture of a source, and when it was taken
 sources.py     what a --source is: files, videos, cameras, streams, the screen, stdin
 live.py        cameras and streams: always the newest frame, and again when they come back
 image_stream.py  images one behind the other on stdin
+smoothing.py   labels that do not flicker
+render.py      results as bars, JSON and CSV
 cli.py         the `edge-demo` command
 errors.py      UserError: one line, exit code 2
 quiet.py       silence for libraries that greet

@@ -6,7 +6,6 @@ import collections
 import contextlib
 import errno
 import itertools
-import json
 import os
 import signal
 import statistics
@@ -14,18 +13,14 @@ import sys
 import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 import click
 
 from edge_demo.errors import UserError
-from edge_demo.scores import PRESENT, SIGMOID
-
-if TYPE_CHECKING:
-    from edge_demo.frames import Frame
+from edge_demo.scores import SIGMOID
 
 RECENT = 1000  # inference times that the median is of
-Results = list[tuple[str, float]]  # of all labels, the best first
 EXAMPLES = """\b
 Examples:
   edge-demo int8.tflite --source photo.jpg
@@ -115,7 +110,28 @@ def _list_cameras(ctx: click.Context, param: click.Parameter, asked: bool) -> No
 @click.option("--pixel-format", help="Of a camera, as FFmpeg names it: mjpeg, yuyv422.")
 @click.option("--limit", type=click.IntRange(1), help="End after so many pictures.")
 @click.option("--top", default=5, show_default=True, type=click.IntRange(1), help="Labels to show.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object per image and line.")
+@click.option("--json", "form", flag_value="json", help="One JSON object per image and line.")
+@click.option("--csv", "form", flag_value="csv", help="A line of comma-separated values per image.")
+@click.option(
+    "--threshold",
+    default=0.0,
+    type=click.FloatRange(0, 1),
+    help="Score below which a picture is unknown.",
+)
+@click.option(
+    "--smooth",
+    default=0.0,
+    type=click.FloatRange(0),
+    metavar="SECONDS",
+    help="Average the scores of a video or camera over time.",
+)
+@click.option(
+    "--margin",
+    default=0.1,
+    show_default=True,
+    type=click.FloatRange(0, 1),
+    help="With --smooth: by how much another label must lead before it is shown.",
+)
 @click.option("--threads", type=click.IntRange(1), help="CPU threads (default: the runtime's).")
 @click.option("--strict", is_flag=True, help="Stop at the first unreadable image.")
 @click.option(
@@ -127,7 +143,21 @@ def _list_cameras(ctx: click.Context, param: click.Parameter, asked: bool) -> No
     help="Show what --source can be on this machine, and end.",
 )
 @click.version_option(package_name="tfvit")
-def main(model, source, size, rate, pixel_format, limit, top, as_json, threads, strict):
+def main(
+    model,
+    source,
+    size,
+    rate,
+    pixel_format,
+    limit,
+    top,
+    form,
+    threshold,
+    smooth,
+    margin,
+    threads,
+    strict,
+):
     """Classify images with MODEL, a .tflite written by `tfvit convert`.
 
     Prints the most probable labels with their scores and the time each image took; a star marks what is
@@ -135,12 +165,15 @@ def main(model, source, size, rate, pixel_format, limit, top, as_json, threads, 
     Unreadable images are skipped and named at the end. Of a camera, stream or screen it takes the newest
     frame, tries again for ever when it goes away, and ends with Ctrl-C.
     """
-    from edge_demo import images, sources
+    from edge_demo import images, render, sources
     from edge_demo.classifier import Classifier
+    from edge_demo.smoothing import UNKNOWN, Smoother, Smoothing
 
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")  # a bar in a terminal that has no such character
-    show = _json_line if as_json else _table
+    show, smoother = render.FORMATS[form or "bars"], Smoother(Smoothing(smooth, margin, threshold))
+    if form == "csv":
+        click.echo(",".join(render.CSV_COLUMNS))
     count, skipped, inference = 0, [], collections.deque(maxlen=RECENT)
     with sources.open_source(source, sources.Wanted(size, rate, pixel_format), say=_say) as opened:
         classifier = Classifier(model, threads)
@@ -151,16 +184,25 @@ def main(model, source, size, rate, pixel_format, limit, top, as_json, threads, 
                 try:
                     image = frame.image
                     image = images.decode(image, str(frame)) if isinstance(image, bytes) else image
-                    results = classifier.classify(image, len(classifier.labels))
+                    scores, chosen = smoother(classifier.scores(image), frame.time)
                 except UserError as error:
                     if strict or opened.count == 1:
                         raise
                     skipped.append(error)
                     continue
-                times = dict(classifier.milliseconds)
-                inference.append(times["inference"])
-                age = 1e3 * (time.monotonic() - frame.time) if opened.is_live else None
-                click.echo(show(frame, results, times, age, top, several))
+                result = render.Result(
+                    frame,
+                    [
+                        (classifier.labels[i], float(scores[i]))
+                        for i in (-scores).argsort(kind="stable")
+                    ],
+                    UNKNOWN if chosen is None else classifier.labels[chosen],
+                    dict(classifier.milliseconds),
+                    1e3 * (time.monotonic() - frame.time) if opened.is_live else None,
+                    several,
+                )
+                inference.append(result.milliseconds["inference"])
+                click.echo(show(result, top))
     _summary(count, inference, skipped)
 
 
@@ -183,41 +225,6 @@ def _until_stopped() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _json_line(
-    frame: Frame, results: Results, times: dict, age: float | None, top: int, several: bool
-) -> str:
-    found = {
-        "source": frame.source,
-        **({} if frame.number is None else {"frame": frame.number}),
-        **({} if frame.time is None or age is not None else {"seconds": round(frame.time, 3)}),
-        **({} if age is None else {"time": round(time.time() - age / 1e3, 3)}),
-        "label": results[0][0],
-        "score": round(results[0][1], 6),
-        "top": [{"label": label, "score": round(score, 6)} for label, score in results[:top]],
-    }
-    if several:
-        found["labels"] = [label for label, score in results if score >= PRESENT]
-    found["milliseconds"] = {stage: round(ms, 3) for stage, ms in times.items()}
-    if age is not None:
-        found["milliseconds"]["age"] = round(age, 3)
-    return json.dumps(found, ensure_ascii=False)
-
-
-def _table(
-    frame: Frame, results: Results, times: dict, age: float | None, top: int, several: bool
-) -> str:
-    width = max(len(label) for label, _ in results)
-    late = "" if age is None else f", age {age:.0f} ms"
-    lines = [
-        f"{frame}  ({sum(times.values()):.1f} ms, inference {times['inference']:.1f} ms{late})"
-    ]
-    for label, score in results[:top]:
-        star = "*" if several and score >= PRESENT else " "
-        bar = "█" * round(30 * score)
-        lines.append(f"{star} {label:<{width}}  {100 * score:5.1f} %  {bar}".rstrip())
-    return "\n".join(lines)
 
 
 def _summary(count: int, inference: Collection[float], skipped: list[UserError]) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import http.server
 import io
+import itertools
 import json
 import signal
 import subprocess
@@ -210,6 +212,24 @@ def test_what_is_no_video_or_not_there_is_one_line(edge_cli, int8, tmp_path, cli
         assert len(done.err.splitlines()) == 1
     done = edge_cli(int8, "--source", "0", "--size", "640")
     assert done.code == 2 and "'640' is not like 640x480" in done.err
+
+
+def test_csv_threshold_and_smoothing_through_the_command(edge_cli, int8, clip):
+    plain = rows(edge_cli(int8, "--source", clip, "--json").out)
+    table = list(csv.DictReader(edge_cli(int8, "--source", clip, "--csv").out.splitlines()))
+    assert [row["label"] for row in table] == [row["label"] for row in plain]
+    assert [float(row["time"]) for row in table] == [row["seconds"] for row in plain]
+    assert [int(row["frame"]) for row in table] == list(range(20))
+    least = np.median([row["score"] for row in plain])
+    cut = rows(edge_cli(int8, "--source", clip, "--json", "--threshold", least).out)
+    expected = [row["label"] if row["score"] >= least else "unknown" for row in plain]
+    assert [row["label"] for row in cut] == expected and len(set(expected)) > 2
+    smooth = rows(edge_cli(int8, "--source", clip, "--json", "--smooth", "1").out)
+    changes = [
+        sum(a["label"] != b["label"] for a, b in itertools.pairwise(r)) for r in (smooth, plain)
+    ]
+    assert changes[0] < changes[1] / 2
+    assert "unknown" in edge_cli(int8, "--source", clip, "--threshold", "1", "--limit", "1").out
 
 
 def test_limit_ends_after_so_many(edge_cli, int8, clip):

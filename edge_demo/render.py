@@ -1,0 +1,96 @@
+"""What was seen in a picture, as a line or some lines of text."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import time
+from collections.abc import Callable
+
+from edge_demo.frames import Frame
+from edge_demo.scores import PRESENT
+
+CSV_COLUMNS = ("source", "frame", "time", "label", "score", "inference_ms", "age_ms")
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What was seen in a frame.
+
+    ranked: (label, score) of all labels, the best first. label: what it is taken for.
+    milliseconds: of each stage. age: milliseconds since a live frame was taken, else None.
+    several: whether a picture may have any number of labels.
+    """
+
+    frame: Frame
+    ranked: list[tuple[str, float]]
+    label: str
+    milliseconds: dict[str, float]
+    age: float | None = None
+    several: bool = False
+
+    @property
+    def score(self) -> float:
+        """Of the label; of the best one where it is unknown."""
+        return dict(self.ranked).get(self.label, self.ranked[0][1])
+
+    @property
+    def time(self) -> float | None:
+        """Seconds since 1970 when a live frame was taken, or since the beginning of a video."""
+        return self.frame.time if self.age is None else time.time() - self.age / 1e3
+
+
+def json_line(result: Result, top: int) -> str:
+    """One JSON object with the `top` best labels."""
+    frame, when = result.frame, "seconds" if result.age is None else "time"
+    found = {
+        "source": frame.source,
+        **({} if frame.number is None else {"frame": frame.number}),
+        **({} if frame.time is None else {when: round(result.time, 3)}),
+        "label": result.label,
+        "score": round(result.score, 6),
+        "top": [{"label": label, "score": round(score, 6)} for label, score in result.ranked[:top]],
+    }
+    if result.several:
+        found["labels"] = [label for label, score in result.ranked if score >= PRESENT]
+    found["milliseconds"] = {stage: round(ms, 3) for stage, ms in result.milliseconds.items()}
+    if result.age is not None:
+        found["milliseconds"]["age"] = round(result.age, 3)
+    return json.dumps(found, ensure_ascii=False)
+
+
+def csv_line(result: Result, top: int) -> str:
+    """The `CSV_COLUMNS`, quoted where they must be."""
+    frame, age = result.frame, result.age
+    values = [
+        *(frame.source, frame.number, None if frame.time is None else f"{result.time:.3f}"),
+        *(result.label, f"{result.score:.6f}", f"{result.milliseconds['inference']:.3f}"),
+        None if age is None else f"{age:.3f}",
+    ]
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="").writerow(values)
+    return buffer.getvalue()
+
+
+def bars(result: Result, top: int) -> str:
+    """The `top` best labels for people; a star marks those that are there."""
+    width = max(len(label) for label, _ in result.ranked)
+    total, inference = sum(result.milliseconds.values()), result.milliseconds["inference"]
+    late = "" if result.age is None else f", age {result.age:.0f} ms"
+    lines = [f"{result.frame}  ({total:.1f} ms, inference {inference:.1f} ms{late})"]
+    if result.label != result.ranked[0][0]:
+        lines[0] += f": {result.label}"
+    for label, score in result.ranked[:top]:
+        star = "*" if result.several and score >= PRESENT else " "
+        bar = "█" * round(30 * score)
+        lines.append(f"{star} {label:<{width}}  {100 * score:5.1f} %  {bar}".rstrip())
+    return "\n".join(lines)
+
+
+FORMATS: dict[str, Callable[[Result, int], str]] = {
+    "bars": bars,
+    "json": json_line,
+    "csv": csv_line,
+}
