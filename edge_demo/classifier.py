@@ -101,6 +101,9 @@ class Classifier:
         image: a file, a Pillow image or RGB uint8 [height, width, 3] of any size.
         Raises UserError if a file is not a readable image.
         """
-        scores = self.scores(image)
-        best = np.argsort(-scores, kind="stable")[:top]
-        return [(self.labels[i], float(scores[i])) for i in best]
+        return self.ranked(self.scores(image))[:top]
+
+    def ranked(self, scores: np.ndarray) -> list[tuple[str, float]]:
+        """(label, score) of all labels, best first; scores: [classes]."""
+        order = np.argsort(-scores, kind="stable")
+        return [(self.labels[i], float(scores[i])) for i in order]

@@ -192,10 +192,7 @@ def main(
                     continue
                 result = render.Result(
                     frame,
-                    [
-                        (classifier.labels[i], float(scores[i]))
-                        for i in (-scores).argsort(kind="stable")
-                    ],
+                    classifier.ranked(scores),
                     UNKNOWN if chosen is None else classifier.labels[chosen],
                     dict(classifier.milliseconds),
                     1e3 * (time.monotonic() - frame.time) if opened.is_live else None,
