@@ -41,6 +41,7 @@ setup(
         "tfvit.interop",
         "convert",
         "edge_demo",
+        "edge_demo.commands",
     ],
     package_data={"convert": ["report.html.jinja"]},
     install_requires=["numpy>=1.26", "pillow>=10.1", "click>=8.1", "ai-edge-litert>=2.1"],

@@ -13,8 +13,9 @@ sources.py     what a --source is: files, videos, cameras, streams, the screen, 
 live.py        cameras and streams: always the newest frame, and again when they come back
 image_stream.py  images one behind the other on stdin
 smoothing.py   labels that do not flicker
-render.py      results as bars, JSON and CSV
-cli.py         the `edge-demo` command
+pipeline.py    from frames to results;  results.py  what was seen in a frame
+outputs.py     where results go;  render.py  results as bars, JSON and CSV
+cli.py         the `edge-demo` command;  commands/  its parts, options.py what these share
 errors.py      UserError: one line, exit code 2
 quiet.py       silence for libraries that greet
 """

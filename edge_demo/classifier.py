@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import numpy as np
@@ -23,15 +22,15 @@ class Classifier:
     Raises UserError if the file is missing, damaged, or not written by `tfvit convert`.
 
     Attributes: `labels`, `preprocess` (PreprocessSpec), `score_function` ("softmax", or "sigmoid" where
-    a picture may have any number of labels), `description` (scheme, provenance), `milliseconds` (stage
-    times of the last `classify`: decode, resize, inference).
+    a picture may have any number of labels), `description` (scheme, provenance), `extras` (what the
+    model tells of the last picture beside its logits, by name).
     """
 
     def __init__(self, path: str | Path, threads: int | None = None) -> None:
         info = metadata.read(path)
         self.labels, self.preprocess = info.labels, info.preprocess
         self.score_function, self.description = info.scores, info.description
-        self.milliseconds: dict[str, float] = {}
+        self.extras: dict[str, np.ndarray] = {}
         try:
             with quiet():
                 self._interpreter = Interpreter(str(path), num_threads=threads)
@@ -71,26 +70,13 @@ class Classifier:
         scale, zero_point = self._output["quantization"]
         return (logits.astype(np.float32) - zero_point) * np.float32(scale)
 
+    def scores_of(self, pixels: np.ndarray) -> np.ndarray:
+        """Probabilities float32 [classes] of a resized picture: grey levels 0-255 [height, width, 3]."""
+        return SCORES[self.score_function](self.logits(pixels))
+
     def scores(self, image: str | Path | Image.Image | np.ndarray) -> np.ndarray:
         """Probabilities float32 [classes] of a file, a Pillow image or RGB uint8 [height, width, 3]."""
-        start = time.perf_counter()
-        if isinstance(image, (str, Path)):
-            image = images.read_rgb(image)
-        elif isinstance(image, np.ndarray):
-            image = images.from_array(image)
-        else:
-            image = images.to_rgb(image)
-        decoded = time.perf_counter()
-        pixels = preprocess.to_pixels(image, self.preprocess)
-        resized = time.perf_counter()
-        logits = self.logits(pixels)
-        done = time.perf_counter()
-        self.milliseconds = {
-            "decode": 1e3 * (decoded - start),
-            "resize": 1e3 * (resized - decoded),
-            "inference": 1e3 * (done - resized),
-        }
-        return SCORES[self.score_function](logits)
+        return self.scores_of(preprocess.to_pixels(images.open_rgb(image), self.preprocess))
 
     def classify(
         self, image: str | Path | Image.Image | np.ndarray, top: int = 5

@@ -46,6 +46,17 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
+def open_rgb(
+    image: str | Path | bytes | Image.Image | np.ndarray, name: str = "image"
+) -> Image.Image:
+    """A file, its bytes, a Pillow image or a uint8 array as an upright RGB image; `name` is for errors."""
+    if isinstance(image, (str, Path)):
+        return read_rgb(image)
+    if isinstance(image, bytes):
+        return decode(image, name)
+    return from_array(image) if isinstance(image, np.ndarray) else to_rgb(image)
+
+
 def from_array(array: np.ndarray) -> Image.Image:
     """A uint8 array [height, width], [height, width, 3] or [height, width, 4] as an RGB image."""
     shape = array.shape

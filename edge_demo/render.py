@@ -3,43 +3,14 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import io
 import json
-import time
 from collections.abc import Callable
 
-from edge_demo.frames import Frame
+from edge_demo.results import Result
 from edge_demo.scores import PRESENT
 
 CSV_COLUMNS = ("source", "frame", "time", "label", "score", "inference_ms", "age_ms")
-
-
-@dataclasses.dataclass(frozen=True)
-class Result:
-    """What was seen in a frame.
-
-    ranked: (label, score) of all labels, the best first. label: what it is taken for.
-    milliseconds: of each stage. age: milliseconds since a live frame was taken, else None.
-    several: whether a picture may have any number of labels.
-    """
-
-    frame: Frame
-    ranked: list[tuple[str, float]]
-    label: str
-    milliseconds: dict[str, float]
-    age: float | None = None
-    several: bool = False
-
-    @property
-    def score(self) -> float:
-        """Of the label; of the best one where it is unknown."""
-        return dict(self.ranked).get(self.label, self.ranked[0][1])
-
-    @property
-    def time(self) -> float | None:
-        """Seconds since 1970 when a live frame was taken, or since the beginning of a video."""
-        return self.frame.time if self.age is None else time.time() - self.age / 1e3
 
 
 def json_line(result: Result, top: int) -> str:
@@ -94,3 +65,4 @@ FORMATS: dict[str, Callable[[Result, int], str]] = {
     "json": json_line,
     "csv": csv_line,
 }
+HEADS = {"csv": ",".join(CSV_COLUMNS)}  # form -> what comes before its first line

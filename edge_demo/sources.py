@@ -54,11 +54,13 @@ class Source:
     """frames: an iterator; count: how many there are, None where that is not known.
 
     is_live: whether frames are skipped to be up to date.
+    at_hand: whether they are there when they are asked for.
     """
 
     frames: Iterator[Frame]
     count: int | None = None
     is_live: bool = False
+    at_hand: bool = True
 
 
 @contextlib.contextmanager
@@ -78,14 +80,15 @@ def open_source(
     """
     feed = live_feed(name, wanted)
     if feed:
-        _need_av(name)
+        need_av(name)
         with Newest(feed, say) as newest:
-            yield Source(iter(newest), is_live=True)
+            yield Source(iter(newest), is_live=True, at_hand=False)
     elif name == "-":
         pictures = image_stream.split(stdin or sys.stdin.buffer)
-        yield Source(Frame(data, "stdin", n) for n, data in enumerate(pictures))
+        frames = (Frame(data, "stdin", n) for n, data in enumerate(pictures))
+        yield Source(frames, at_hand=False)
     elif name.lower().endswith(VIDEOS) and Path(name).is_file():
-        _need_av(name)
+        need_av(name)
         yield Source(video(name))
     else:
         files = images.find(name)
@@ -120,7 +123,7 @@ def live_feed(name: str, wanted: Wanted) -> Feed | None:
 
 def cameras() -> list[tuple[str, str]]:
     """(what --source takes, its name) of every camera; UserError if PyAV is missing."""
-    _need_av("cameras")
+    need_av("cameras")
     if sys.platform == "linux":
         entries = sorted(Path("/sys/class/video4linux").glob("video*"), key=_number)
         return [(f"/dev/{e.name}", (e / "name").read_text().strip()) for e in entries]
@@ -150,7 +153,8 @@ def video(path: str) -> Iterator[Frame]:
         raise UserError(f"{path}: no picture in it")
 
 
-def _need_av(name: str) -> None:
+def need_av(name: str) -> None:
+    """Imports PyAV, and silences what FFmpeg says by itself; UserError, naming `name`, if it is missing."""
     try:
         import av
 

@@ -5,9 +5,11 @@ import subprocess
 import sys
 import time
 
+import click
 import pytest
 
 from edge_demo import Classifier
+from edge_demo.cli import main
 
 LABELS = "0123456789"
 
@@ -261,14 +263,29 @@ def test_a_call_of_nothing_is_a_wrong_call(edge_cli):
 # --- help
 
 
-def test_help_shows_every_option_and_examples(edge_cli):
-    done = edge_cli("--help")
+@pytest.mark.parametrize("name", main.commands)
+def test_help_shows_every_option_and_examples(edge_cli, name):
+    done = edge_cli(name, "--help")
     assert (done.code, done.err) == (0, "")
-    for option in ("--source", "--top", "--json", "--threads", "--strict", "--version"):
-        assert option in done.out
+    for parameter in main.commands[name].params:
+        assert parameter.opts[0] in done.out or isinstance(parameter, click.Argument)
     examples = done.out[done.out.index("Examples:") :].splitlines()[1:]
-    assert len(examples) >= 3
-    assert all("edge-demo int8.tflite --source " in example for example in examples)
+    assert len(examples) >= 2
+    for example in examples:
+        words = example[example.index("edge-demo ") :].split()[1:]
+        assert words[0] in main.commands or words[0].endswith(".tflite")
+
+
+def test_a_name_that_is_no_command_is_a_model_to_classify_with(edge_cli, int8, pictures):
+    short, whole = (
+        edge_cli(*words, int8, "--source", pictures / "0.png", "--csv").out
+        for words in ((), ("classify",))
+    )
+    columns = [line.split(",")[:5] for line in short.splitlines()]
+    assert columns == [line.split(",")[:5] for line in whole.splitlines()]
+    assert len(columns) == 2
+    overview = edge_cli("--help").out
+    assert all(f"  {name} " in overview for name in main.commands)
 
 
 def test_version_is_that_of_the_package(edge_cli):

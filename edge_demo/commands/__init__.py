@@ -1,0 +1,1 @@
+"""The commands of `edge-demo`, one module each; what they run is imported when they are called."""
