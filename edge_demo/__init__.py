@@ -14,7 +14,8 @@ live.py        cameras and streams: always the newest frame, and again when they
 image_stream.py  images one behind the other on stdin
 smoothing.py   labels that do not flicker
 pipeline.py    from frames to results;  results.py  what was seen in a frame
-outputs.py     where results go;  render.py  results as bars, JSON and CSV
+outputs.py     where results go: lines, pictures, videos, a folder of what is to be labelled
+render.py      results as bars, JSON and CSV;  annotate.py  on the picture;  terminal.py  in place
 cli.py         the `edge-demo` command;  commands/  its parts, options.py what these share
 errors.py      UserError: one line, exit code 2
 quiet.py       silence for libraries that greet

@@ -47,12 +47,17 @@ def csv_line(result: Result, top: int) -> str:
 
 def bars(result: Result, top: int) -> str:
     """The `top` best labels for people; a star marks those that are there."""
-    width = max(len(label) for label, _ in result.ranked)
     total, inference = sum(result.milliseconds.values()), result.milliseconds["inference"]
     late = "" if result.age is None else f", age {result.age:.0f} ms"
-    lines = [f"{result.frame}  ({total:.1f} ms, inference {inference:.1f} ms{late})"]
+    head = f"{result.frame}  ({total:.1f} ms, inference {inference:.1f} ms{late})"
     if result.label != result.ranked[0][0]:
-        lines[0] += f": {result.label}"
+        head += f": {result.label}"
+    return f"{head}\n{bar_lines(result, top)}"
+
+
+def bar_lines(result: Result, top: int) -> str:
+    """A line with a bar for each of the `top` best labels."""
+    width, lines = max(len(label) for label, _ in result.ranked), []
     for label, score in result.ranked[:top]:
         star = "*" if result.several and score >= PRESENT else " "
         bar = "█" * round(30 * score)

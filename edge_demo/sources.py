@@ -51,16 +51,17 @@ class Wanted:
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """frames: an iterator; count: how many there are, None where that is not known.
+    """frames: an iterator.
 
     is_live: whether frames are skipped to be up to date.
     at_hand: whether they are there when they are asked for.
+    separate: whether one that cannot be read says nothing of the others.
     """
 
     frames: Iterator[Frame]
-    count: int | None = None
     is_live: bool = False
     at_hand: bool = True
+    separate: bool = False
 
 
 @contextlib.contextmanager
@@ -86,13 +87,13 @@ def open_source(
     elif name == "-":
         pictures = image_stream.split(stdin or sys.stdin.buffer)
         frames = (Frame(data, "stdin", n) for n, data in enumerate(pictures))
-        yield Source(frames, at_hand=False)
+        yield Source(frames, at_hand=False, separate=True)
     elif name.lower().endswith(VIDEOS) and Path(name).is_file():
         need_av(name)
         yield Source(video(name))
     else:
         files = images.find(name)
-        yield Source((Frame(file, str(file)) for file in files), len(files))
+        yield Source((Frame(file, str(file)) for file in files), separate=len(files) > 1)
 
 
 def live_feed(name: str, wanted: Wanted) -> Feed | None:
