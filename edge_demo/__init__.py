@@ -10,7 +10,8 @@ metadata.py    labels, preprocessing and provenance inside a .tflite
 classifier.py  a .tflite in, labelled scores out
 frames.py      one picture of a source, and when it was taken
 sources.py     what a --source is: files, videos, cameras, streams, the screen, stdin
-live.py        cameras and streams: always the newest frame, and again when they come back
+feeds.py       cameras, streams and the screen, by FFmpeg or picamera2
+live.py        always the newest frame of these, and again when they come back
 image_stream.py  images one behind the other on stdin
 smoothing.py   labels that do not flicker
 pipeline.py    from frames to results;  results.py  what was seen in a frame

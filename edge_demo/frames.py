@@ -27,7 +27,9 @@ class Frame:
 
 
 def pixels(raw) -> np.ndarray:
-    """A frame of PyAV as upright RGB uint8 [height, width, 3]."""
+    """A frame of PyAV, or an array that is one, as upright RGB uint8 [height, width, 3]."""
+    if isinstance(raw, np.ndarray):
+        return raw
     array = raw.to_ndarray(format="rgb24")
     turns = round(getattr(raw, "rotation", 0) / 90) % 4
     return np.ascontiguousarray(np.rot90(array, turns)) if turns else array

@@ -42,7 +42,7 @@ class Region(click.ParamType):
 def _list_cameras(ctx: click.Context, param: click.Parameter, asked: bool) -> None:
     if not asked:
         return
-    from edge_demo.sources import cameras
+    from edge_demo.feeds import cameras
 
     found = cameras()
     for source, name in found:
@@ -63,7 +63,7 @@ source_options = _all(
             "--source",
             required=True,
             help="An image, a folder (searched in depth) or a glob; - for images on stdin; a video; "
-            "a camera (0 or /dev/video0), a stream (rtsp://, http://) or screen.",
+            "a camera (0, /dev/video0, picamera), a stream (rtsp://, http://) or screen.",
         ),
         click.option("--size", type=Size(), help="Of the camera's or screen's pictures."),
         click.option(

@@ -79,7 +79,7 @@ def video(path: Path, draw: Draw) -> Iterator[Take]:
 
     It is there under its name when the context ends.
     """
-    from edge_demo.sources import need_av
+    from edge_demo.feeds import need_av
 
     need_av(str(path))
     import av

@@ -6,14 +6,15 @@ import csv
 import io
 import itertools
 import json
+import os
 import signal
 import subprocess
 import time
 
 import numpy as np
 import pytest
-from helpers import BIN
-from network_camera import Camera
+from helpers import BIN, PATHS
+from network_camera import Camera, RtspCamera
 
 from edge_demo import image_stream
 from edge_demo.live import Clock
@@ -66,7 +67,9 @@ def test_a_video_is_its_frames(edge_cli, int8, clip):
     assert len({row["label"] for row in video}) > 3
 
 
-def test_a_stream_that_goes_away_and_comes_back_goes_on(int8, camera):
+@pytest.mark.parametrize("kind", [Camera, RtspCamera])
+def test_a_stream_that_goes_away_and_comes_back_goes_on(int8, kind):
+    camera = kind()
     running = subprocess.Popen(
         [BIN / "edge-demo", int8, "--source", camera.address, "--json"],
         stdout=subprocess.PIPE,
@@ -74,10 +77,10 @@ def test_a_stream_that_goes_away_and_comes_back_goes_on(int8, camera):
         text=True,
     )
     found = [json.loads(running.stdout.readline()) for _ in range(30)]
-    port = camera.server_port
+    port = camera.server_address[1]
     camera.stop()
     time.sleep(0.3)
-    again = Camera(port)
+    again = kind(port)
     try:
         before = found[-1]["frame"]
         deadline = time.monotonic() + 30
@@ -95,6 +98,83 @@ def test_a_stream_that_goes_away_and_comes_back_goes_on(int8, camera):
     assert frames == sorted(set(frames))
     assert np.median([row["milliseconds"]["age"] for row in found]) < 100
     assert all("secret" not in row["source"] for row in found)
+
+
+def test_the_frames_of_an_rtsp_camera_are_its_pictures():
+    from edge_demo import sources
+
+    camera = RtspCamera()
+    with sources.open_source(camera.address) as opened:
+        found = list(itertools.islice(opened.frames, 20))
+    camera.stop()
+    levels = np.array([frame.image.astype(float).mean() for frame in found])
+    assert found[0].image.shape == (64, 64, 3)
+    assert levels == pytest.approx(np.round(levels), abs=0.6)
+    steps = np.diff([frame.number for frame in found])
+    assert np.diff(levels) == pytest.approx(steps, abs=1.1)  # one grey level a frame
+
+
+PICAMERA2 = """
+import itertools, time
+import numpy as np
+
+class Request:
+    def __init__(self, number, size):
+        self.number, self.size = number, size
+    def make_array(self, stream):
+        assert stream == "main"
+        array = np.zeros((self.size[1], self.size[0], 3), np.uint8)
+        array[..., 0] = self.number
+        return array
+    def get_metadata(self):
+        return {"SensorTimestamp": int((1000 + self.number / 30) * 1e9)}
+    def release(self):
+        Picamera2.held -= 1
+
+class Picamera2:
+    held = 0
+    @staticmethod
+    def global_camera_info():
+        return [{"Num": 0, "Model": "imx708"}, {"Num": 1, "Model": "ov5647"}]
+    def __init__(self, number):
+        assert number == 1
+        self.numbers = itertools.count()
+    def __enter__(self):
+        return self
+    def __exit__(self, *_):
+        pass
+    def create_video_configuration(self, main, controls):
+        assert main["format"] == "BGR888" and controls == {"FrameRate": 20.0}
+        return main
+    def configure(self, configuration):
+        self.size = configuration["size"]
+    def start(self):
+        pass
+    def capture_request(self):
+        time.sleep(1 / 30)
+        Picamera2.held += 1
+        assert Picamera2.held == 1
+        return Request(next(self.numbers), self.size)
+"""
+
+
+def test_the_camera_of_a_raspberry_pi_through_a_module_like_picamera2(int8, process, tmp_path):
+    (tmp_path / "picamera2.py").write_text(PICAMERA2)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *PATHS])}
+    listed = process("edge-demo", "--list-cameras", env=environment)
+    assert listed.out.splitlines()[:2] == ["picamera:0  imx708", "picamera:1  ov5647"]
+    options = ("--size", "96x64", "--rate", "20", "--limit", "20", "--json")
+    done = process("edge-demo", int8, "--source", "picamera:1", *options, env=environment)
+    assert done.code == 0, done.err
+    found = rows(done.out)
+    assert len(found) == 20 and {row["source"] for row in found} == {"picamera:1"}
+    assert np.median([row["milliseconds"]["age"] for row in found]) < 50
+
+
+def test_without_picamera2_it_says_what_to_install(edge_cli, int8):
+    done = edge_cli(int8, "--source", "picamera")
+    assert (done.code, done.out) == (2, "")
+    assert "python3-picamera2" in done.err and done.err.count("\n") == 1
 
 
 def test_only_the_newest_frame_is_taken(camera):
