@@ -93,15 +93,9 @@ def test_it_runs_on_without_growing(int8, pictures, seconds, settling, restarts,
     figures = {
         "frames": int(numbers[-1] + 1),
         "results": len(found),
-        "memory_mib": [
-            round(first / MIB, 1),
-            round(last / MIB, 1),
-            round(later[:, 1].max() / MIB, 1),
-        ],
+        "memory_mib": [round(float(n) / MIB, 1) for n in (first, last, later[:, 1].max())],
         "age_ms": [
-            round(early_age, 1),
-            round(late_age, 1),
-            round(np.percentile(ages[late], 99), 1),
+            round(float(n), 1) for n in (early_age, late_age, np.percentile(ages[late], 99))
         ],
     }
     print(json.dumps(figures))
