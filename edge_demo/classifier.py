@@ -92,4 +92,4 @@ class Classifier:
     def ranked(self, scores: np.ndarray) -> list[tuple[str, float]]:
         """(label, score) of all labels, best first; scores: [classes]."""
         order = np.argsort(-scores, kind="stable")
-        return [(self.labels[i], float(scores[i])) for i in order]
+        return [(self.labels[i], score) for i, score in zip(order, scores[order].tolist())]

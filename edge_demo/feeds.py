@@ -15,7 +15,7 @@ from edge_demo.errors import UserError
 
 Frames = Iterator[
     tuple[object, float | None]
-]  # a frame (`frames.pixels` reads it), its own time in s
+]  # a frame (`frames.Pixels` reads it), its own time in s
 OPENING, READING = 10.0, 5.0  # seconds without anything, after which a source counts as gone
 STREAMS = ("rtsp://", "rtsps://", "http://", "https://", "rtmp://", "udp://", "tcp://")
 NETWORK = {"fflags": "nobuffer", "flags": "low_delay"}

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 from edge_demo.errors import UserError
 from edge_demo.feeds import Feed, words
-from edge_demo.frames import Frame, pixels
+from edge_demo.frames import Frame, Pixels
 
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds before it is tried again, doubled each time
 DRIFT = 1e-4  # how much faster than ours a source's clock may run, and no delay is seen in it
@@ -72,7 +72,7 @@ class Newest:
         self._thread.join(timeout=1)
 
     def __iter__(self) -> Iterator[Frame]:
-        seen = -1
+        seen, pixels = -1, Pixels()
         while True:
             with self._changed:
                 while not self._ready(seen):

@@ -37,7 +37,7 @@ class Result:
     @property
     def score(self) -> float:
         """Of the label; of the best one where it is unknown."""
-        return dict(self.ranked).get(self.label, self.ranked[0][1])
+        return next((s for label, s in self.ranked if label == self.label), self.ranked[0][1])
 
     @property
     def time(self) -> float | None:

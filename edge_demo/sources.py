@@ -12,7 +12,7 @@ from typing import BinaryIO
 from edge_demo import feeds, image_stream, images
 from edge_demo.errors import UserError
 from edge_demo.feeds import Wanted
-from edge_demo.frames import Frame, pixels
+from edge_demo.frames import Frame, Pixels
 from edge_demo.live import Newest
 
 VIDEOS = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mjpeg")
@@ -68,7 +68,7 @@ def video(path: str) -> Iterator[Frame]:
     """All frames of a video file in order; UserError if it is none or damaged before its first frame."""
     import av
 
-    number = 0
+    number, pixels = 0, Pixels()
     try:
         with av.open(path) as container:
             if not container.streams.video:
