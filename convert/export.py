@@ -7,7 +7,7 @@ import importlib.metadata
 import shlex
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import click
@@ -15,12 +15,13 @@ import tensorflow as tf
 
 from convert import budget, metadata, sensitivity, sites, tune, verify
 from convert import model as models
+from convert.extras import EXTRAS, refusal
 from convert.model import Model
 from convert.report import page
 from convert.schemes import FLOAT, SCHEMES, Scheme
 from convert.tune import Quantized
 from edge_demo.errors import UserError
-from edge_demo.metadata import LABELS_FILE
+from edge_demo.metadata import LABELS_FILE, LOGITS
 from tfvit import figures
 from tfvit.data import Source
 from tfvit.evaluate import classification
@@ -41,6 +42,7 @@ def export(
     strategy: tf.distribute.Strategy | None = None,
     with_sensitivity: bool = False,
     max_drop: float | None = None,
+    extras: Collection[str] = (),
     say: Callable[[str], None] = click.echo,
 ) -> dict:
     """Writes a .tflite for each scheme and size, labels.txt, report.json and report.html into `out`.
@@ -50,6 +52,7 @@ def export(
     image_sizes: (height, width) in pixels; None is the checkpoint's own.
     max_drop: points of top-1, or of mAP, that a file may lose against float32; the layers that cost
         most are kept in float until it holds.
+    extras: names of `convert.extras.EXTRAS`, which the files tell beside their logits.
     Returns the report. Raises UserError for what cannot be exported, and GateError for a file that does
     not load and run, does not compute what Keras does, or loses more than max_drop; then the files in
     `out` are as they were, and `failed.json` says which layers cost what.
@@ -67,6 +70,10 @@ def export(
         reason = sites.refusal(scheme, readings[0].architecture)
         if reason:
             raise UserError(f"{folder}: scheme {scheme.name} cannot work: {reason}")
+    reason = refusal(extras, readings[0].architecture)
+    if reason:
+        raise UserError(f"{folder}: {reason}")
+    told = tuple(name for name in EXTRAS if name in extras)
     if source:
         classification.match_labels(readings[0].labels, source, readings[0].scores)
     report: dict = {"checkpoint": str(folder), "files": {}}
@@ -79,7 +86,7 @@ def export(
             written: dict[str, Quantized] = {}
             paths: dict[str, Path] = {}
             reference = 0.0  # accuracy of the float file, once it is asked for
-            for quantized in tune.quantize(model, chosen, source, options, strategy, say):
+            for quantized in tune.quantize(model, chosen, source, options, strategy, say, told):
                 stem = quantized.scheme.name + (f"-{model.size}" if len(readings) > 1 else "")
                 path = staging / f"{stem}.tflite"
                 costs = functools.cache(functools.partial(_costs, model, quantized, source))
@@ -132,7 +139,8 @@ def _write(model: Model, quantized: Quantized, path: Path) -> None:
     origin, record = _origin(model), _record(quantized)
     if record:
         origin["quantization"] = record
-    description = {"scheme": quantized.scheme.name, "provenance": origin}
+    outputs = [LOGITS, *quantized.extras]
+    description = {"scheme": quantized.scheme.name, "outputs": outputs, "provenance": origin}
     content = metadata.add(
         *(quantized.write(model), model.labels, model.pixel_spec, description),
         scores=model.scores,

@@ -41,6 +41,16 @@ def runner(path: Path, threads: int | None = None) -> Iterator[Callable[[np.ndar
         yield lambda pixels: ask("run", pixels)[1]
 
 
+def extra(path: Path, name: str, pixels: np.ndarray) -> np.ndarray:
+    """What a file tells of resized pictures beside its logits (`Classifier.extras`): [n, ...].
+
+    Runs in a child process. Raises GateError.
+    """
+    with _child(path.name) as ask:
+        ask("load", file=path, threads=None)
+        return ask("extra", pixels, name=name)[1]
+
+
 @contextlib.contextmanager
 def stopwatch(paths: list[Path], threads: int) -> Iterator[Callable[[int], list[list[float]]]]:
     """Yields a function that runs all files in turn so many times: milliseconds [round][file].
@@ -156,6 +166,13 @@ def serve(requests: BinaryIO, replies: BinaryIO) -> None:
         logits = [classifiers[0].logits(image) for image in pixels]
         return {}, np.array(logits, np.float32).reshape(len(pixels), len(classifiers[0].labels))
 
+    def extra(pixels: Array, name: str) -> tuple[dict, Array]:
+        found = []
+        for image in pixels:
+            classifiers[0].logits(image)
+            found.append(classifiers[0].extras[name])
+        return {}, np.array(found)
+
     def measure(_: Array, rounds: int) -> tuple[dict, Array]:
         spec = classifiers[0].preprocess
         shape = (spec.height, spec.width, 3)
@@ -171,6 +188,7 @@ def serve(requests: BinaryIO, replies: BinaryIO) -> None:
     verbs = {
         "load": load,
         "run": run,
+        "extra": extra,
         "time": measure,
         "peak": lambda _: ({"mib": _peak_mib()}, None),
         "delegation": divide,

@@ -10,6 +10,7 @@ from PIL import Image
 
 from edge_demo import images, metadata, preprocess
 from edge_demo.errors import UserError
+from edge_demo.metadata import ATTENTION
 from edge_demo.quiet import quiet
 from edge_demo.scores import SCORES
 
@@ -23,7 +24,8 @@ class Classifier:
 
     Attributes: `labels`, `preprocess` (PreprocessSpec), `score_function` ("softmax", or "sigmoid" where
     a picture may have any number of labels), `description` (scheme, provenance), `extras` (what the
-    model tells of the last picture beside its logits, by name).
+    model tells of the last picture beside its logits, by name: "features" float32 [d], what its head
+    read; "attention" float32 [rows, columns], the share of each patch in it, a sum of 1).
     """
 
     def __init__(self, path: str | Path, threads: int | None = None) -> None:
@@ -38,7 +40,12 @@ class Classifier:
         except (ValueError, RuntimeError) as error:
             raise UserError(f"{path}: damaged model ({str(error).splitlines()[0]})") from None
         self._input = self._interpreter.get_input_details()[0]
-        self._output = self._interpreter.get_output_details()[0]
+        outputs = self._interpreter.get_output_details()
+        if len(outputs) != len(info.outputs):
+            raise UserError(
+                f"{path}: {len(outputs)} outputs, {len(info.outputs)} names; export it again"
+            )
+        self._output, self._extras = outputs[0], dict(zip(info.outputs[1:], outputs[1:]))
         expected = (1, self.preprocess.height, self.preprocess.width, 3)
         found = tuple(int(n) for n in self._input["shape"])
         if found != expected:
@@ -64,11 +71,19 @@ class Classifier:
             pixels = preprocess.normalise(pixels, self.preprocess)
         self._interpreter.set_tensor(self._input["index"], pixels[np.newaxis])
         self._interpreter.invoke()
-        logits = self._interpreter.get_tensor(self._output["index"])[0]
-        if logits.dtype == np.float32:
-            return logits
-        scale, zero_point = self._output["quantization"]
-        return (logits.astype(np.float32) - zero_point) * np.float32(scale)
+        self.extras = {name: self._read(output) for name, output in self._extras.items()}
+        if ATTENTION in self.extras:  # an all-integer file leaves the division to its reader
+            total = self.extras[ATTENTION].sum()
+            self.extras[ATTENTION] /= total if total > 0 else 1
+        return self._read(self._output)
+
+    def _read(self, output: dict) -> np.ndarray:
+        """An output's values of the one picture, float32."""
+        values = self._interpreter.get_tensor(output["index"])[0]
+        if values.dtype == np.float32:
+            return values
+        scale, zero_point = output["quantization"]
+        return (values.astype(np.float32) - zero_point) * np.float32(scale)
 
     def scores_of(self, pixels: np.ndarray) -> np.ndarray:
         """Probabilities float32 [classes] of a resized picture: grey levels 0-255 [height, width, 3]."""

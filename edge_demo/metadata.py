@@ -21,18 +21,21 @@ LABELS_FILE = "labels.txt"
 DESCRIPTION_FILE = "tfvit.json"
 CHECKSUM = "graph_crc32"  # of the bytes before the zip: a damaged graph can crash the runtime
 TFLITE_MAGIC = b"TFL3"  # at byte 4 of every .tflite
+LOGITS, FEATURES, ATTENTION = "logits", "features", "attention"  # what an output can be
 
 
 @dataclasses.dataclass(frozen=True)
 class Metadata:
     """labels: in output order. preprocess: the model's input. scores: a name of `edge_demo.scores.SCORES`.
 
-    description: scheme and provenance.
+    outputs: names of the model's outputs in their order, the logits first. description: scheme and
+    provenance.
     """
 
     labels: tuple[str, ...]
     preprocess: PreprocessSpec
     scores: str
+    outputs: tuple[str, ...]
     description: dict
 
 
@@ -65,6 +68,7 @@ def read(path: str | Path) -> Metadata:
             raise UserError("damaged model (its checksum differs); copy or export it again")
         spec = PreprocessSpec.from_json(description.pop("preprocess"))
         scores = known(description.pop("scores", SOFTMAX))
+        outputs = tuple(map(str, description.pop("outputs", [LOGITS])))
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     except OSError as error:
@@ -73,4 +77,4 @@ def read(path: str | Path) -> Metadata:
         raise UserError(
             f"{path}: no labels and preprocessing inside; export it with `tfvit convert`"
         ) from None
-    return Metadata(tuple(labels), spec, scores, description)
+    return Metadata(tuple(labels), spec, scores, outputs, description)
