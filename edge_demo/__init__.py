@@ -15,6 +15,8 @@ image_stream.py  images one behind the other on stdin
 smoothing.py   labels that do not flicker
 pipeline.py    from frames to results;  results.py  what was seen in a frame
 outputs.py     where results go;  render.py  results as bars, JSON and CSV
+server.py      --serve: the live page (page.html), the same for programs, and metrics.py for Prometheus
+bounded_http.py  the HTTP server under it: whoever asks, everything about it is bounded
 cli.py         the `edge-demo` command;  commands/  its parts, options.py what these share
 errors.py      UserError: one line, exit code 2
 quiet.py       silence for libraries that greet

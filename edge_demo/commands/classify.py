@@ -7,13 +7,14 @@ import contextlib
 import signal
 import statistics
 import sys
+import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import click
 
 from edge_demo.errors import UserError
-from edge_demo.options import runtime_options, source_options
+from edge_demo.options import Address, runtime_options, source_options
 
 RECENT = 1000  # inference times that the median is of
 EXAMPLES = """\b
@@ -23,6 +24,7 @@ Examples:
   edge-demo int8.tflite --source 'photos/**/*.png' --top 1
   edge-demo int8.tflite --source 0 --size 640x480
   edge-demo int8.tflite --source rtsp://10.0.0.8/stream --json
+  edge-demo int8.tflite --source 0 --serve 8080
   ffmpeg ... -f image2pipe - | edge-demo int8.tflite --source -
 """
 
@@ -33,6 +35,11 @@ Examples:
 @click.option("--top", default=5, show_default=True, type=click.IntRange(1), help="Labels to show.")
 @click.option("--json", "form", flag_value="json", help="One JSON object per image and line.")
 @click.option("--csv", "form", flag_value="csv", help="A line of comma-separated values per image.")
+@click.option(
+    "--serve",
+    type=Address(),
+    help="Show a live page at this address, of this machine alone unless HOST says otherwise.",
+)
 @click.option(
     "--threshold",
     default=0.0,
@@ -66,6 +73,7 @@ def classify(
     limit,
     top,
     form,
+    serve,
     threshold,
     smooth,
     margin,
@@ -78,8 +86,10 @@ def classify(
     in the image, where the model knows of several things in one.
     Unreadable images are skipped and named at the end. Of a camera, stream or screen it takes the newest
     frame, tries again for ever when it goes away, and ends with Ctrl-C.
+    With --serve it prints nothing unless --json or --csv is given, takes pictures that are posted to it, too,
+    and goes on until Ctrl-C or --limit.
     """
-    from edge_demo import outputs, sources
+    from edge_demo import outputs, server, sources
     from edge_demo.classifier import Classifier
     from edge_demo.pipeline import Pipeline
     from edge_demo.smoothing import Smoothing
@@ -91,12 +101,25 @@ def classify(
     count = 0
     with contextlib.ExitStack() as stack:
         wanted = sources.Wanted(size, rate, pixel_format)
-        opened = stack.enter_context(sources.open_source(source, wanted, say=_say))
+        opened = sources.Source(iter(()))
+        if source is not None:
+            opened = stack.enter_context(sources.open_source(source, wanted, say=_say))
         pipeline = Pipeline(
             Classifier(model, threads), Smoothing(smooth, margin, threshold), region
         )
-        takes = [stack.enter_context(outputs.lines(form or "bars", top))]
-        if opened.is_live:
+        takes = []
+        if form or not serve:
+            takes.append(stack.enter_context(outputs.lines(form or "bars", top)))
+        if serve:
+            page = server.serve(
+                *(serve, pipeline, top),
+                model=model.name,
+                source=None if source is None else opened,
+                unreadable=skipped,
+                say=_say,
+            )
+            takes.append(stack.enter_context(page))
+        if opened.is_live or serve:
             stack.enter_context(_until_stopped())
         skip = None if strict or opened.count == 1 else skipped.append
         for result in pipeline.results(opened, every, limit, skip):
@@ -104,7 +127,10 @@ def classify(
             inference.append(result.milliseconds["inference"])
             for take in takes:
                 take(result)
-    _summary(count, inference, skipped)
+        while serve and not limit:
+            time.sleep(3600)
+    if source is not None:
+        _summary(count, inference, skipped)
 
 
 def _say(line: str) -> None:
