@@ -26,6 +26,7 @@ from edge_demo.errors import UserError
 MAX_CONNECTIONS = 64  # one more, and whoever has the least time left is cut off
 MAX_HEAD = 16 * 2**10  # bytes of a request line and its headers
 MAX_BODY = 20 * 2**20
+UNSENT = 128 * 2**10  # that the system keeps for a slow reader; more would be older than need be
 # seconds for the head of a request, its body, an answer or a part of one to be taken, and its end
 HEAD, BODY, ANSWER, LINGER = 10.0, 30.0, 30.0, 2.0
 POLL = 0.25  # seconds between looks at who is late
@@ -185,6 +186,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
     path = command = requestline = ""
     request_version = protocol_version
+
+    def setup(self) -> None:
+        self.request.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNSENT)
+        super().setup()
 
     def parse_request(self) -> bool:
         if not REQUEST_LINE.fullmatch(self.raw_requestline):

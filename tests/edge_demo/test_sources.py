@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import csv
-import http.server
 import io
 import itertools
 import json
 import signal
 import subprocess
-import threading
 import time
 
 import numpy as np
 import pytest
 from helpers import BIN
-from PIL import Image
+from network_camera import Camera, encoded
 
 from edge_demo import image_stream
 from edge_demo.live import Clock
@@ -25,12 +23,6 @@ av = pytest.importorskip("av")
 
 def rows(text):
     return [json.loads(line) for line in text.splitlines()]
-
-
-def encoded(picture, kind):
-    buffer = io.BytesIO()
-    picture.save(buffer, kind)
-    return buffer.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -50,43 +42,6 @@ def clip(tmp_path_factory, digits):
         for number, frame in enumerate(container.decode(video=0)):
             frame.to_image().save(folder / "frames" / f"{number:02}.png")
     return path
-
-
-class Camera(http.server.ThreadingHTTPServer):
-    """A network camera on loopback: MJPEG at 30 frames a second, a grey level a frame."""
-
-    daemon_threads = allow_reuse_address = True
-
-    def __init__(self, port=0):
-        super().__init__(("127.0.0.1", port), Handler)
-        self.stopped = threading.Event()
-        self.address = f"http://user:secret@127.0.0.1:{self.server_port}/video.mjpeg"
-        threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
-
-    def stop(self):
-        self.stopped.set()
-        self.shutdown()
-        self.server_close()
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        self.send_response(200)
-        self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
-        self.end_headers()
-        number = 0
-        while not self.server.stopped.is_set():
-            picture = encoded(Image.new("L", (64, 64), number % 256), "JPEG")
-            head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(picture)}\r\n\r\n"
-            try:
-                self.wfile.write(head.encode() + picture + b"\r\n")
-            except OSError:
-                return
-            number += 1
-            time.sleep(1 / 30)
-
-    def log_message(self, *_):
-        pass
 
 
 @pytest.fixture
