@@ -17,6 +17,8 @@ smoothing.py   labels that do not flicker
 pipeline.py    from frames to results;  results.py  what was seen in a frame
 outputs.py     where results go: lines, pictures, videos, a folder of what is to be labelled
 render.py      results as bars, JSON and CSV;  annotate.py  on the picture;  terminal.py  in place
+server.py      --serve: the live page (page.html), the same for programs, and metrics.py for Prometheus
+bounded_http.py  the HTTP server under it: whoever asks, everything about it is bounded
 cli.py         the `edge-demo` command;  commands/  its parts, options.py what these share
 errors.py      UserError: one line, exit code 2
 quiet.py       silence for libraries that greet

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable
 
 import click
@@ -39,6 +40,28 @@ class Region(click.ParamType):
         return left, top, right, bottom
 
 
+class Address(click.ParamType):
+    """[HOST:]PORT."""
+
+    name = "[HOST:]PORT"
+
+    def convert(self, value, param, ctx) -> tuple[str, int]:
+        if isinstance(value, tuple):
+            return value
+        found = re.fullmatch(r"(?:\[([0-9a-fA-F:.]+)\]:|([^:\[\]/]+):)?([0-9]{1,5})", str(value))
+        if not found or int(found[3]) > 65535:
+            self.fail(f"{value!r} is not like 8080, 0.0.0.0:8080 or [::1]:8080", param, ctx)
+        return found[1] or found[2] or "127.0.0.1", int(found[3])
+
+
+class SourceOption(click.Option):
+    """Required, unless pictures come by --serve."""
+
+    def handle_parse_result(self, ctx, opts, args):
+        self.required = "serve" not in opts
+        return super().handle_parse_result(ctx, opts, args)
+
+
 def _list_cameras(ctx: click.Context, param: click.Parameter, asked: bool) -> None:
     if not asked:
         return
@@ -61,6 +84,7 @@ source_options = _all(
     [
         click.option(
             "--source",
+            cls=SourceOption,
             required=True,
             help="An image, a folder (searched in depth) or a glob; - for images on stdin; a video; "
             "a camera (0, /dev/video0, picamera), a stream (rtsp://, http://) or screen.",

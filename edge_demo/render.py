@@ -13,8 +13,8 @@ from edge_demo.scores import PRESENT
 CSV_COLUMNS = ("source", "frame", "time", "label", "score", "inference_ms", "age_ms")
 
 
-def json_line(result: Result, top: int) -> str:
-    """One JSON object with the `top` best labels."""
+def fields(result: Result, top: int) -> dict:
+    """What `json_line` writes: the source, the label and the `top` best ones, milliseconds."""
     frame, when = result.frame, "seconds" if result.age is None else "time"
     found = {
         "source": frame.source,
@@ -29,7 +29,12 @@ def json_line(result: Result, top: int) -> str:
     found["milliseconds"] = {stage: round(ms, 3) for stage, ms in result.milliseconds.items()}
     if result.age is not None:
         found["milliseconds"]["age"] = round(result.age, 3)
-    return json.dumps(found, ensure_ascii=False)
+    return found
+
+
+def json_line(result: Result, top: int) -> str:
+    """One JSON object with the `top` best labels."""
+    return json.dumps(fields(result, top), ensure_ascii=False)
 
 
 def csv_line(result: Result, top: int) -> str:

@@ -42,4 +42,6 @@ class Result:
     @property
     def time(self) -> float | None:
         """Seconds since 1970 when a live frame was taken, or since the beginning of a video."""
-        return self.frame.time if self.age is None else time.time() - self.age / 1e3
+        if self.age is None:
+            return self.frame.time
+        return time.time() - (time.monotonic() - self.frame.time)

@@ -8,13 +8,14 @@ import functools
 import signal
 import statistics
 import sys
+import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import click
 
 from edge_demo.errors import UserError
-from edge_demo.options import runtime_options, source_options
+from edge_demo.options import Address, runtime_options, source_options
 
 RECENT = 1000  # inference times that the median is of
 NAMED = 100  # unreadable files that are named at the end
@@ -27,6 +28,7 @@ Examples:
   edge-demo int8.tflite --source rtsp://10.0.0.8/stream --json
   edge-demo int8.tflite --source 0 --keep unsure/ --keep-below 0.6
   edge-demo int8.tflite --source clip.mp4 --out annotated.mp4
+  edge-demo int8.tflite --source 0 --serve 8080
   ffmpeg ... -f image2pipe - | edge-demo int8.tflite --source -
 """
 
@@ -37,6 +39,11 @@ Examples:
 @click.option("--top", default=5, show_default=True, type=click.IntRange(1), help="Labels to show.")
 @click.option("--json", "form", flag_value="json", help="One JSON object per image and line.")
 @click.option("--csv", "form", flag_value="csv", help="A line of comma-separated values per image.")
+@click.option(
+    "--serve",
+    type=Address(),
+    help="Show a live page at this address, of this machine alone unless HOST says otherwise.",
+)
 @click.option(
     "--threshold",
     default=0.0,
@@ -101,6 +108,7 @@ def classify(
     limit,
     top,
     form,
+    serve,
     threshold,
     smooth,
     margin,
@@ -118,8 +126,10 @@ def classify(
     in the image, where the model knows of several things in one.
     Unreadable images are skipped and named at the end. Of a camera, stream or screen it takes the newest
     frame, tries again for ever when it goes away, and ends with Ctrl-C.
+    With --serve it prints nothing unless --json or --csv is given, takes pictures that are posted to it, too,
+    and goes on until Ctrl-C or --limit.
     """
-    from edge_demo import annotate, outputs, sources
+    from edge_demo import annotate, outputs, server, sources
     from edge_demo.classifier import Classifier
     from edge_demo.pipeline import Pipeline
     from edge_demo.smoothing import Smoothing
@@ -141,25 +151,43 @@ def classify(
     with contextlib.ExitStack() as stack:
         enter = stack.enter_context
         wanted = sources.Wanted(size, rate, pixel_format)
-        opened = enter(sources.open_source(source, wanted, say=view.say if view else _say))
+        opened = sources.Source(iter(()))
+        if source is not None:
+            say = view.say if view else _say
+            opened = enter(sources.open_source(source, wanted, say=say))
         pipeline = Pipeline(
             Classifier(model, threads), Smoothing(smooth, margin, threshold), region
         )
-        if opened.is_live:
+        if opened.is_live or serve:
             enter(_until_stopped())
-        live_view = view if opened.is_live else None
-        takes = [live_view.take if live_view else enter(outputs.lines(form or "bars", top))]
+        takes = []
+        if view and opened.is_live and not serve:
+            takes.append(view.take)
+        elif form or not serve:
+            takes.append(enter(outputs.lines(form or "bars", top)))
         if out:
             takes.append(enter(outputs.annotated(out, draw)))
         if keep:
             takes.append(enter(outputs.kept(keep, keep_below, keep_most)))
+        if serve:
+            page = server.serve(
+                *(serve, pipeline, top, draw),
+                model=model.name,
+                source=None if source is None else opened,
+                unreadable=lambda: unread,
+                say=_say,
+            )
+            takes.append(enter(page))
         separate = opened.separate and not strict
         for result in pipeline.results(opened, every, limit, skip if separate else None):
             count += 1
             inference.append(result.milliseconds["inference"])
             for take in takes:
                 take(result)
-    _summary(count, inference, unread, skipped)
+        while serve and not limit:
+            time.sleep(3600)
+    if source is not None:
+        _summary(count, inference, unread, skipped)
 
 
 def _say(line: str) -> None:

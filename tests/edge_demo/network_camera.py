@@ -16,11 +16,16 @@ from PIL import Image
 RATE = 30  # frames a second
 
 
+def encoded(picture, kind):
+    """A picture as the bytes of a file."""
+    buffer = io.BytesIO()
+    picture.save(buffer, kind)
+    return buffer.getvalue()
+
+
 def jpeg(number, size=(64, 64)):
     """Frame `number` of a camera: one grey level."""
-    buffer = io.BytesIO()
-    Image.new("RGB", size, (number % 256,) * 3).save(buffer, "JPEG")
-    return buffer.getvalue()
+    return encoded(Image.new("RGB", size, (number % 256,) * 3), "JPEG")
 
 
 class Camera(http.server.ThreadingHTTPServer):

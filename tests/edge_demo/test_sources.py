@@ -14,7 +14,7 @@ import time
 import numpy as np
 import pytest
 from helpers import BIN, PATHS
-from network_camera import Camera, RtspCamera
+from network_camera import Camera, RtspCamera, encoded
 
 from edge_demo import image_stream
 from edge_demo.live import Clock
@@ -24,12 +24,6 @@ av = pytest.importorskip("av")
 
 def rows(text):
     return [json.loads(line) for line in text.splitlines()]
-
-
-def encoded(picture, kind):
-    buffer = io.BytesIO()
-    picture.save(buffer, kind)
-    return buffer.getvalue()
 
 
 @pytest.fixture(scope="module")
