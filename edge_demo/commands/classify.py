@@ -69,8 +69,8 @@ def classify(
     threshold,
     smooth,
     margin,
-    threads,
     strict,
+    load,
 ):
     """Classify images with MODEL, a .tflite written by `tfvit convert`.
 
@@ -80,7 +80,6 @@ def classify(
     frame, tries again for ever when it goes away, and ends with Ctrl-C.
     """
     from edge_demo import outputs, sources
-    from edge_demo.classifier import Classifier
     from edge_demo.pipeline import Pipeline
     from edge_demo.smoothing import Smoothing
 
@@ -92,11 +91,11 @@ def classify(
     with contextlib.ExitStack() as stack:
         wanted = sources.Wanted(size, rate, pixel_format)
         opened = stack.enter_context(sources.open_source(source, wanted, say=_say))
-        pipeline = Pipeline(
-            Classifier(model, threads), Smoothing(smooth, margin, threshold), region
-        )
+        classifier = load(model)
+        pipeline = Pipeline(classifier, Smoothing(smooth, margin, threshold), region)
         takes = [stack.enter_context(outputs.lines(form or "bars", top))]
         if opened.is_live:
+            classifier.warm_up()
             stack.enter_context(_until_stopped())
         skip = None if strict or opened.count == 1 else skipped.append
         for result in pipeline.results(opened, every, limit, skip):
