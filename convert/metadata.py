@@ -13,6 +13,7 @@ from edge_demo import metadata
 from edge_demo.metadata import CHECKSUM, DESCRIPTION_FILE, LABELS_FILE
 from edge_demo.preprocess import PreprocessSpec
 from edge_demo.scores import SOFTMAX
+from edge_demo.tflite_schema import ENTRY
 from tfvit.files import atomic_file
 
 EPOCH = (1980, 1, 1, 0, 0, 0)  # a fixed time stamp: the same export gives the same bytes
@@ -41,7 +42,7 @@ def add(
     """
     summary = f"Image classifier of {len(labels)} classes, {description['scheme']}, by tfvit."
     content = metadata_schema.image_classifier(name, summary, version, spec, scores, LABELS_FILE)
-    graph = flatbuffer.with_metadata(model, metadata_schema.ENTRY, content)
+    graph = flatbuffer.with_metadata(model, ENTRY, content)
     inside = {
         CHECKSUM: zlib.crc32(graph),
         **description,

@@ -5,8 +5,13 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable
+from pathlib import Path
 
 import click
+
+from edge_demo.errors import UserError
+from edge_demo.preprocess import INTERPOLATIONS, RESIZE_MODES
+from edge_demo.scores import NONE, SCORES
 
 
 class Size(click.ParamType):
@@ -62,6 +67,37 @@ class SourceOption(click.Option):
         return super().handle_parse_result(ctx, opts, args)
 
 
+class Channels(click.ParamType):
+    """One number, or three: RED,GREEN,BLUE."""
+
+    name = "NUMBER[,NUMBER,NUMBER]"
+
+    def convert(self, value, param, ctx) -> tuple[float, ...]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            numbers = tuple(map(float, str(value).split(",")))
+        except ValueError:
+            numbers = ()
+        if len(numbers) not in (1, 3):
+            self.fail(f"{value!r} is not like 127.5 or 123.7,116.3,103.5", param, ctx)
+        return numbers
+
+
+class Pair(click.ParamType):
+    """NAME=VALUE."""
+
+    name = "NAME=VALUE"
+
+    def convert(self, value, param, ctx) -> tuple[str, str]:
+        if isinstance(value, tuple):
+            return value
+        name, equals, text = str(value).partition("=")
+        if not (name and equals):
+            self.fail(f"{value!r} is not like name=value", param, ctx)
+        return name, text
+
+
 def _list_cameras(ctx: click.Context, param: click.Parameter, asked: bool) -> None:
     if not asked:
         return
@@ -111,10 +147,88 @@ source_options = _all(
         ),
     ]
 )
-runtime_options = _all(
-    [
-        click.option(
-            "--threads", type=click.IntRange(1), help="CPU threads (default: the runtime's)."
-        ),
-    ]
-)
+# name of the parameter -> its option
+RUNTIME = {
+    "threads": click.option(
+        "--threads", type=click.IntRange(1), help="CPU threads (default: the runtime's)."
+    ),
+    "delegate": click.option(
+        "--delegate",
+        metavar="LIBRARY",
+        help="Let this library (libname.so) run what it can of the model.",
+    ),
+    "delegate_option": click.option(
+        "--delegate-option", type=Pair(), multiple=True, help="For the delegate; may be repeated."
+    ),
+    "strict_delegate": click.option(
+        "--strict-delegate", is_flag=True, help="Stop if the delegate cannot run the model."
+    ),
+    "labels": click.option(
+        "--labels",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="One label a line in the order of the outputs, for those inside MODEL.",
+    ),
+    "mean": click.option(
+        "--mean", type=Channels(), help="Of a model from elsewhere: input = (pixel - mean) / std."
+    ),
+    "std": click.option("--std", type=Channels(), help="The same; both in grey levels 0-255."),
+    "resize": click.option(
+        "--resize",
+        type=click.Choice(RESIZE_MODES),
+        help="Of a model from elsewhere: the whole picture, or its middle (default: squash).",
+    ),
+    "crop_fraction": click.option(
+        "--crop-fraction",
+        type=click.FloatRange(0, 1, min_open=True),
+        help="With --resize crop: how much of the picture is the middle (default: 0.875).",
+    ),
+    "interpolation": click.option(
+        "--interpolation",
+        type=click.Choice(tuple(INTERPOLATIONS)),
+        help="Of a model from elsewhere (default: bilinear).",
+    ),
+    "scores": click.option(
+        "--scores",
+        type=click.Choice((*SCORES, NONE)),
+        help="Of a model from elsewhere: what makes its outputs scores; none if they are "
+        "(default: what its graph ends with, or softmax).",
+    ),
+}
+
+
+def runtime_options(command: Callable) -> Callable:
+    """Adds RUNTIME's options to a command, which gets `load` of them: a path to its Classifier."""
+
+    @functools.wraps(command)
+    def with_load(*args, **values):
+        options = {name: values.pop(name) for name in RUNTIME}
+        return command(*args, load=functools.partial(open_classifier, **options), **values)
+
+    return _all(list(RUNTIME.values()))(with_load)
+
+
+def open_classifier(
+    path: Path,
+    *,
+    threads: int | None = None,
+    delegate: str | None = None,
+    delegate_option: tuple[tuple[str, str], ...] = (),
+    strict_delegate: bool = False,
+    labels: Path | None = None,
+    **foreign,
+):
+    """A Classifier as RUNTIME's options say, which are the arguments; a lost delegate is told on stderr."""
+    from edge_demo.classifier import Classifier
+    from edge_demo.foreign import Foreign, read_labels
+    from edge_demo.runtime import Delegate
+
+    if not delegate and (delegate_option or strict_delegate):
+        raise UserError("--delegate-option and --strict-delegate need --delegate")
+    return Classifier(
+        path,
+        threads,
+        foreign=Foreign(labels and read_labels(labels), **foreign),
+        delegate=delegate and Delegate(delegate, delegate_option, strict_delegate),
+        say=functools.partial(click.echo, err=True),
+    )

@@ -117,8 +117,8 @@ def classify(
     keep,
     keep_below,
     keep_most,
-    threads,
     strict,
+    load,
 ):
     """Classify images with MODEL, a .tflite written by `tfvit convert`.
 
@@ -130,7 +130,6 @@ def classify(
     and goes on until Ctrl-C or --limit.
     """
     from edge_demo import annotate, outputs, server, sources
-    from edge_demo.classifier import Classifier
     from edge_demo.pipeline import Pipeline
     from edge_demo.smoothing import Smoothing
     from edge_demo.terminal import View
@@ -155,10 +154,10 @@ def classify(
         if source is not None:
             say = view.say if view else _say
             opened = enter(sources.open_source(source, wanted, say=say))
-        pipeline = Pipeline(
-            Classifier(model, threads), Smoothing(smooth, margin, threshold), region
-        )
+        classifier = load(model)
+        pipeline = Pipeline(classifier, Smoothing(smooth, margin, threshold), region)
         if opened.is_live or serve:
+            classifier.warm_up()
             enter(_until_stopped())
         takes = []
         if view and opened.is_live and not serve:

@@ -1,0 +1,195 @@
+"""A .tflite in LiteRT: pictures into its input, its outputs in float, whatever their types and layouts."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter, load_delegate
+from PIL import Image
+
+from edge_demo import preprocess
+from edge_demo.errors import UserError
+from edge_demo.preprocess import PreprocessSpec
+from edge_demo.quiet import quiet
+
+DTYPES = (np.float32, np.uint8, np.int8)  # of an input
+CHANNELS = (3, 1)
+PARTS = "DELEGATE"  # what LiteRT calls the operations that a delegate took
+
+
+@dataclasses.dataclass(frozen=True)
+class Delegate:
+    """A library that runs a model, or parts of it, on something else than the CPU.
+
+    library: a file name or path. options: for the delegate itself. strict: whether it is an error
+    where it cannot run a model; else the CPU does.
+    """
+
+    library: str
+    options: tuple[tuple[str, str], ...] = ()
+    strict: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Input:
+    """A model's input of one picture.
+
+    value = (quantized - zero_point) * scale; a scale of 0 for float.
+    channels_first: whether it is [1, channels, height, width].
+    """
+
+    height: int
+    width: int
+    channels: int
+    dtype: type
+    scale: float
+    zero_point: int
+    channels_first: bool
+
+
+class Runtime:
+    """A loaded model.
+
+    path: a .tflite. threads: of the CPU; None lets it choose. delegate: runs what it can.
+    say: is told why a delegate is not used.
+    Raises UserError if the file is damaged, its input is not one picture, or a strict delegate fails.
+
+    Attributes: `input` (Input), `outputs` (their numbers of values).
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        threads: int | None = None,
+        delegate: Delegate | None = None,
+        say: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        self._path = path
+        try:
+            self._interpreter = delegate and _delegated(path, threads, delegate, say)
+            if not self._interpreter:
+                with quiet():
+                    self._interpreter = _allocated(_opened(path, threads))
+        except UserError:
+            raise
+        except (ValueError, RuntimeError) as error:
+            raise UserError(f"{path}: damaged model ({_words(error)})") from None
+        self.input = _picture(path, self._interpreter)
+        self._input_index = self._interpreter.get_input_details()[0]["index"]
+        self._outputs = self._interpreter.get_output_details()
+        self.outputs = [int(np.prod(output["shape"])) for output in self._outputs]
+        self._levels: np.ndarray | None = None
+
+    def accept(self, spec: PreprocessSpec) -> None:
+        """Sets how grey levels become its input; the first mean and std are those of a grey picture."""
+        self._levels = _levels(self.input, spec)
+
+    def run(self, pixels: np.ndarray) -> list[np.ndarray]:
+        """Its outputs float32, batch included, of a picture: grey levels uint8 [height, width, 3]."""
+        if self.input.channels == 1:
+            pixels = np.asarray(Image.fromarray(pixels).convert("L"))[..., np.newaxis]
+        self._fill(pixels)  # in a function of its own: no view of LiteRT's memory may outlive it
+        try:
+            self._interpreter.invoke()
+        except RuntimeError as error:
+            raise UserError(f"{self._path}: failed to run ({_words(error)})") from None
+        return [
+            _in_float(self._interpreter.get_tensor(output["index"]), *output["quantization"])
+            for output in self._outputs
+        ]
+
+    def _fill(self, pixels: np.ndarray) -> None:
+        """Writes a picture [height, width, channels] right into the input."""
+        target = self._interpreter.tensor(self._input_index)()[0]
+        if self.input.channels_first:
+            target = target.transpose(1, 2, 0)
+        if self._levels is None:
+            np.copyto(target, pixels)
+            return
+        for channel, levels in enumerate(self._levels):
+            part = target[..., channel]
+            np.take(levels, pixels[..., channel], out=part, mode="clip")
+
+
+def _levels(tensor: Input, spec: PreprocessSpec) -> np.ndarray | None:
+    """What each grey level is in the input, [channels, 256] of its type; None: itself."""
+    grey = np.arange(256)
+    values = preprocess.normalise(np.stack([grey] * 3, axis=-1), spec, np.float64).T
+    if tensor.dtype != np.float32:
+        # Half up: with the usual ranges all values lie in the middle, where rounding to even would
+        # make one of two.
+        values = np.floor(values / tensor.scale + tensor.zero_point + 0.5)
+        limits = np.iinfo(tensor.dtype)
+        values = np.clip(values, limits.min, limits.max)
+    values = values.astype(tensor.dtype)[: tensor.channels]
+    return None if (values == grey).all() else values
+
+
+def _picture(path: str | Path, interpreter: Interpreter) -> Input:
+    """The input of an interpreter; UserError if it is not one picture."""
+    inputs = interpreter.get_input_details()
+    if len(inputs) != 1:
+        raise UserError(f"{path}: has {len(inputs)} inputs, not one picture")
+    dtype, shape = inputs[0]["dtype"], [int(n) for n in inputs[0]["shape_signature"]]
+    if len(shape) != 4 or not {shape[1], shape[3]} & set(CHANNELS):
+        raise UserError(f"{path}: input is {shape}, not a picture [1, height, width, 3]")
+    channels_first = shape[3] not in CHANNELS
+    height, width, channels = (shape[2], shape[3], shape[1]) if channels_first else shape[1:]
+    if min(height, width) < 1:
+        raise UserError(f"{path}: input is {shape}, of no fixed size; export it with one")
+    if dtype not in DTYPES:
+        known = ", ".join(np.dtype(each).name for each in DTYPES)
+        raise UserError(f"{path}: input is {np.dtype(dtype).name}, not one of {known}")
+    scale, zero_point = inputs[0]["quantization"]
+    return Input(height, width, channels, dtype, scale or 1.0, zero_point, channels_first)
+
+
+def _opened(path: str | Path, threads: int | None, delegates: tuple = ()) -> Interpreter:
+    return Interpreter(str(path), num_threads=threads, experimental_delegates=list(delegates))
+
+
+def _allocated(interpreter: Interpreter) -> Interpreter:
+    """The same with its memory, and for a batch of one."""
+    for tensor in interpreter.get_input_details():
+        if len(tensor["shape"]) and tensor["shape"][0] != 1:
+            interpreter.resize_tensor_input(tensor["index"], [1, *tensor["shape"][1:]])
+    interpreter.allocate_tensors()
+    return interpreter
+
+
+def _delegated(
+    path: str | Path, threads: int | None, delegate: Delegate, say: Callable[[str], None]
+) -> Interpreter | None:
+    """A model that has run once by a delegate; None, told why, if it cannot. UserError if it must."""
+    reason = "it takes none of the model's operations"
+    with quiet():  # LiteRT's Delegate complains on its way out, too
+        try:
+            library = load_delegate(delegate.library, dict(delegate.options))
+            interpreter = _opened(path, threads, (library,))
+            if any(op["op_name"] == PARTS for op in interpreter._get_ops_details()):
+                _allocated(interpreter).invoke()
+                return interpreter
+        except AttributeError:
+            reason = "it is a library, but no delegate of LiteRT"
+        except (OSError, ValueError, RuntimeError) as error:
+            reason = _words(error, f"Failed to load delegate from {delegate.library}")
+            reason = reason.removeprefix(f"{delegate.library}: ")
+    if delegate.strict:
+        raise UserError(f"delegate {delegate.library}: {reason}")
+    say(f"delegate {delegate.library}: {reason}; running on the CPU")
+    return None
+
+
+def _words(error: Exception, known: str = "") -> str:
+    """The first line of what an error says beyond what is known."""
+    lines = [line.strip() for line in str(error).removeprefix(known).splitlines() if line.strip()]
+    return lines[0] if lines else known or type(error).__name__
+
+
+def _in_float(values: np.ndarray, scale: float, zero_point: int) -> np.ndarray:
+    if values.dtype == np.float32:
+        return values
+    return (values.astype(np.float32) - zero_point) * np.float32(scale or 1)
