@@ -112,7 +112,9 @@ def classify(
             takes.append(stack.enter_context(outputs.lines(form or "bars", top)))
         if serve:
             page = server.serve(
-                *(serve, pipeline, top),
+                serve,
+                pipeline,
+                top,
                 model=model.name,
                 source=None if source is None else opened,
                 unreadable=skipped,
@@ -127,7 +129,7 @@ def classify(
             inference.append(result.milliseconds["inference"])
             for take in takes:
                 take(result)
-        while serve and not limit:
+        while serve and not (limit and source):
             time.sleep(3600)
     if source is not None:
         _summary(count, inference, skipped)
