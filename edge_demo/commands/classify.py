@@ -170,7 +170,10 @@ def classify(
             takes.append(enter(outputs.kept(keep, keep_below, keep_most)))
         if serve:
             page = server.serve(
-                *(serve, pipeline, top, draw),
+                serve,
+                pipeline,
+                top,
+                draw,
                 model=model.name,
                 source=None if source is None else opened,
                 unreadable=lambda: unread,
@@ -183,7 +186,7 @@ def classify(
             inference.append(result.milliseconds["inference"])
             for take in takes:
                 take(result)
-        while serve and not limit:
+        while serve and not (limit and source):
             time.sleep(3600)
     if source is not None:
         _summary(count, inference, unread, skipped)

@@ -10,8 +10,10 @@ import io
 import json
 import random
 import re
+import shutil
 import signal
 import socket
+import subprocess
 import threading
 import time
 import urllib.parse
@@ -37,6 +39,7 @@ ROUTES = {
     "/health": ("GET", "HEAD"),
     "/metrics": ("GET", "HEAD"),
 }
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 GET = b"GET %s HTTP/1.1\r\nHost: localhost\r\n\r\n"
 POST = b"POST /classify HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"
@@ -129,8 +132,20 @@ def test_the_page_is_one_file_and_its_policy_lets_nothing_else_in(live):
     for tag in ("style", "script"):
         digest = base64.b64encode(hashlib.sha256(found.inline[tag].encode()).digest()).decode()
         assert policy[f"{tag}-src"] == f"'sha256-{digest}'"
-    for address in re.findall(r'(?:fetch|ask)\("(\w[\w.]*)"', found.inline["script"]):
-        assert f"/{address}" in ROUTES
+    asked = set(re.findall(r'(?:fetch|ask)\("([\w.]+)"', found.inline["script"]))
+    assert {f"/{address}" for address in asked} == ROUTES.keys() - {"/", "/metrics"}
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="needs Chromium")
+def test_a_browser_shows_the_newest_picture_and_its_label(live, tmp_path):
+    options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}"]
+    options += ["--virtual-time-budget=3000", "--dump-dom", live.url]
+    done = subprocess.run([CHROMIUM, *options], capture_output=True, text=True, timeout=60)
+    page = re.sub(r"<script>.*</script>", "", done.stdout, flags=re.DOTALL)
+    assert re.search(r'id="model">int8\.tflite<', page), done.stderr
+    assert re.search(r'id="state"[^>]* class="ok">http://127\.0\.0\.1:\d+/video\.mjpeg<', page)
+    assert re.search(r'id="label">\d<', page) and len(re.findall("<li[ >]", page)) == 5
+    assert re.search(r'<canvas [^>]*width="64" height="64"', page)
 
 
 @pytest.mark.parametrize("path", [*ROUTES, "/none"])
