@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from convert import answers, runner
-from edge_demo import metadata
+from convert import answers
+from edge_demo import metadata, runner
 from edge_demo.errors import GateError
 from tfvit import checkpoint, figures
 from tfvit.data import Source, pipeline
