@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from pathlib import Path
 
 import click
 
@@ -93,4 +94,10 @@ runtime_options = _all(
             "--threads", type=click.IntRange(1), help="CPU threads (default: the runtime's)."
         ),
     ]
+)
+json_option = click.option(
+    "--json",
+    "json_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write the same figures to a file.",
 )
