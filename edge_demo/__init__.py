@@ -15,8 +15,9 @@ image_stream.py  images one behind the other on stdin
 smoothing.py   labels that do not flicker
 pipeline.py    from frames to results;  results.py  what was seen in a frame
 outputs.py     where results go;  render.py  results as bars, JSON and CSV
+benchmark.py   how fast files are;  bare.py  any .tflite;  profiler.py  where its time goes
 parity.py      whether this device computes what the export did
-machine.py     what figures are measured on;  tables.py  figures for people
+machine.py     what figures are measured on;  tables.py, progress.py  for people
 cli.py         the `edge-demo` command;  commands/  its parts, options.py what these share
 runner.py      a .tflite in a process of its own, which it may end
 delegation.py  which operations XNNPACK takes, and why not the others

@@ -40,6 +40,20 @@ class Region(click.ParamType):
         return left, top, right, bottom
 
 
+class Counts(click.ParamType):
+    """One or more whole numbers from 1 on, separated by commas."""
+
+    name = "N,..."
+
+    def convert(self, value, param, ctx) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        parts = str(value).split(",")
+        if not all(part.strip().isdecimal() and int(part) for part in parts):
+            self.fail(f"{value!r} is not like 1,2,4", param, ctx)
+        return tuple(dict.fromkeys(map(int, parts)))
+
+
 def _list_cameras(ctx: click.Context, param: click.Parameter, asked: bool) -> None:
     if not asked:
         return

@@ -19,8 +19,8 @@ REPORT = "report.json"
 GREY_LEVELS = 1  # that two implementations of the preprocessing may be apart
 # How far logits may be from the stored ones, as a share of the range of these. Other CPUs add up in
 # another order, which a float file shows in its last digits. A quantized one rounds a value on the
-# border of two steps the other way, and so on in every layer: see docs/export.md, "File and simulation".
-FLOAT_TOLERANCE, QUANTIZED_TOLERANCE = 1e-3, 10 / 255
+# border of two steps the other way, and so on in every layer; docs/devices.md has what that came to.
+FLOAT_TOLERANCE, QUANTIZED_TOLERANCE = 1e-3, 32 / 255
 
 
 @dataclasses.dataclass(frozen=True)

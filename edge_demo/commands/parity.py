@@ -49,10 +49,6 @@ def parity(report, names, threads, json_file):
     with progress(chosen, "checking") as bar:
         verdicts = [check.check(reference, threads) for reference in bar]
     differing = [verdict for verdict in verdicts if verdict.differs]
-    if json_file:
-        entries = [dataclasses.asdict(verdict) for verdict in verdicts]
-        found = {"machine": machine.describe(), "files": entries, "agrees": not differing}
-        files.write_json(json_file, found)
     rows = [
         [
             verdict.file,
@@ -71,6 +67,10 @@ def parity(report, names, threads, json_file):
     click.echo(table(rows, header, left=2))
     for verdict in differing:
         click.echo(f"{verdict.file}: {'; '.join(verdict.differs)}")
+    if json_file:
+        entries = [dataclasses.asdict(verdict) for verdict in verdicts]
+        found = {"machine": machine.describe(), "files": entries, "agrees": not differing}
+        files.write_json(json_file, found)
     if differing:
         raise GateError(
             f"{len(differing)} of {len(verdicts)} files differ here from what they were"

@@ -150,7 +150,7 @@ def test_one_file_can_be_asked_for_alone(copy, edge_cli):
 def test_a_quantized_file_may_differ_more_than_a_float_one(exported):
     files = read_report(exported)["files"]
     tolerances = {name: entry["reference_tolerance"] for name, entry in files.items()}
-    assert tolerances["float32"] < 0.01 < tolerances["int8"] < 0.1
+    assert tolerances["float32"] < 0.01 < tolerances["int8"] < 0.15
 
 
 # --- where something is
