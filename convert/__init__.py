@@ -4,6 +4,7 @@ model.py       a checkpoint at the resolution of the device
 edge_graph.py  the exact rewrite of the float model that everything is exported from
 fold.py        its weights, each fold an identity;  edge_resnet.py  its convolutions
 sites.py       its tensors that some scheme rounds, by name;  schemes.py  the table of schemes
+extras.py      what the graph tells beside its logits: features, and where it looked
 equalise.py    outlier channels of the residual stream brought to size, exactly, for int8
 qat.py         calibration and quantization-aware fine-tuning of the edge graph with tfmot quantizers
 tune.py        both for each scheme of an export
@@ -13,6 +14,7 @@ metadata.py    labels, preprocessing and provenance into a .tflite: TFLite Metad
 metadata_schema.py  the part of it that is a flatbuffer;  flatbuffer.py writes and inserts such
 answers.py     what logits say, and how far from what others say
 verify.py      what the written files do: parity, accuracy, speed, memory; the gate
+extra_parity.py  the same of what the files tell beside their logits
 runner.py      a .tflite in a process of its own, which it may end
 delegation.py  which operations XNNPACK takes, and why not the others
 report.py      the page that a person looks at; pictures.py, formats.py, report.html.jinja

@@ -139,11 +139,11 @@ def _write(model: Model, quantized: Quantized, path: Path) -> None:
     origin, record = _origin(model), _record(quantized)
     if record:
         origin["quantization"] = record
-    outputs = [LOGITS, *quantized.extras]
-    description = {"scheme": quantized.scheme.name, "outputs": outputs, "provenance": origin}
+    description = {"scheme": quantized.scheme.name, "provenance": origin}
     content = metadata.add(
         *(quantized.write(model), model.labels, model.pixel_spec, description),
         scores=model.scores,
+        outputs=(LOGITS, *quantized.extras),
         name=model.architecture.name,
         version=model.sha256[:12],
     )

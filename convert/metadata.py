@@ -6,11 +6,12 @@ import io
 import json
 import zipfile
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 from convert import flatbuffer, metadata_schema
 from edge_demo import metadata
-from edge_demo.metadata import CHECKSUM, DESCRIPTION_FILE, LABELS_FILE
+from edge_demo.metadata import CHECKSUM, DESCRIPTION_FILE, LABELS_FILE, LOGITS
 from edge_demo.preprocess import PreprocessSpec
 from edge_demo.scores import SOFTMAX
 from tfvit.files import atomic_file
@@ -30,23 +31,27 @@ def add(
     description: dict,
     *,
     scores: str = SOFTMAX,
+    outputs: Sequence[str] = (LOGITS,),
     name: str,
     version: str,
 ) -> bytes:
     """A .tflite with TFLite Metadata: its flatbuffer, and a zip of `labels.txt` and `tfvit.json`.
 
     spec: of the file's own input. description: scheme and provenance, JSON types.
-    scores: how logits become scores, a name of `edge_demo.scores.SCORES`.
+    scores: how logits become scores, a name of `edge_demo.scores.SCORES`. outputs: their names.
     name, version: of the model, for people.
     """
     summary = f"Image classifier of {len(labels)} classes, {description['scheme']}, by tfvit."
-    content = metadata_schema.image_classifier(name, summary, version, spec, scores, LABELS_FILE)
+    content = metadata_schema.image_classifier(
+        *(name, summary, version, spec, scores, LABELS_FILE, outputs[1:])
+    )
     graph = flatbuffer.with_metadata(model, metadata_schema.ENTRY, content)
     inside = {
         CHECKSUM: zlib.crc32(graph),
         **description,
         "preprocess": spec.to_json(),
         "scores": scores,
+        "outputs": list(outputs),
     }
     return graph + _archive(labels_text(labels), inside)
 

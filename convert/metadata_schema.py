@@ -5,9 +5,12 @@ Source: metadata_schema.fbs 1.5.0 of TFLite Support and MediaPipe (mediapipe/tas
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from convert import flatbuffer
+from edge_demo.metadata import ATTENTION, FEATURES
 from edge_demo.preprocess import PreprocessSpec
 from edge_demo.scores import SOFTMAX
 
@@ -40,6 +43,10 @@ FEATURE_PROPERTIES, IMAGE_PROPERTIES = np.uint8(1), np.uint8(2)
 NORMALIZATION_OPTIONS = np.uint8(1)
 RGB = np.uint8(1)
 TENSOR_AXIS_LABELS = np.uint8(2)
+DESCRIPTIONS = {  # of the outputs beside the logits
+    FEATURES: "What the head reads.",
+    ATTENTION: "The share of each patch in what the head reads, in rows and columns.",
+}
 
 
 def image_classifier(
@@ -49,11 +56,12 @@ def image_classifier(
     spec: PreprocessSpec,
     scores: str,
     labels_file: str,
+    extras: Sequence[str] = (),
 ) -> bytes:
     """The metadata of an image classifier: an RGB picture in, one logit per label out.
 
     spec: of the model's own input. scores: how logits become them. labels_file: its name in the zip
-    behind the model.
+    behind the model. extras: names of its outputs behind the logits.
     """
     mean, std = np.float32(spec.mean), np.float32(spec.std)
     normalisation = _table("NormalizationOptions", mean=mean, std=std)
@@ -76,18 +84,23 @@ def image_classifier(
         description="One label per line, in the order of the logits.",
         type=TENSOR_AXIS_LABELS,
     )
+    features = _table(
+        "Content",
+        content_properties_type=FEATURE_PROPERTIES,
+        content_properties=_table("FeatureProperties"),
+    )
     of = "all" if scores == SOFTMAX else "each"
     logits = _table(
         "TensorMetadata",
         name="logits",
         description=f"One logit per class; probabilities are the {scores} of {of}.",
-        content=_table(
-            "Content",
-            content_properties_type=FEATURE_PROPERTIES,
-            content_properties=_table("FeatureProperties"),
-        ),
+        content=features,
         associated_files=[labels],
     )
+    others = [
+        _table("TensorMetadata", name=name, description=DESCRIPTIONS[name], content=features)
+        for name in extras
+    ]
     root = _table(
         "ModelMetadata",
         name=name,
@@ -95,7 +108,9 @@ def image_classifier(
         version=version,
         subgraph_metadata=[
             _table(
-                "SubGraphMetadata", input_tensor_metadata=[image], output_tensor_metadata=[logits]
+                "SubGraphMetadata",
+                input_tensor_metadata=[image],
+                output_tensor_metadata=[logits, *others],
             )
         ],
         min_parser_version=MIN_PARSER_VERSION,
