@@ -15,8 +15,6 @@ metadata_schema.py  the part of it that is a flatbuffer;  flatbuffer.py writes a
 answers.py     what logits say, and how far from what others say
 verify.py      what the written files do: parity, accuracy, speed, memory; the gate
 extra_parity.py  the same of what the files tell beside their logits
-runner.py      a .tflite in a process of its own, which it may end
-delegation.py  which operations XNNPACK takes, and why not the others
 report.py      the page that a person looks at; pictures.py, formats.py, report.html.jinja
 export.py      all of it in order: what `tfvit convert` calls
 """

@@ -21,11 +21,12 @@ from convert.report import page
 from convert.schemes import FLOAT, SCHEMES, Scheme
 from convert.tune import Quantized
 from edge_demo.errors import UserError
+from edge_demo.files import write_json
 from edge_demo.metadata import LABELS_FILE, LOGITS
 from tfvit import figures
 from tfvit.data import Source
 from tfvit.evaluate import classification
-from tfvit.files import staged_files, write_json
+from tfvit.files import staged_files
 
 REPORT, PAGE, FAILED = "report.json", "report.html", "failed.json"
 VERSIONED = ("tensorflow", "tensorflow-model-optimization", "ai-edge-quantizer", "ai-edge-litert")

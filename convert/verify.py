@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import tf_keras as keras
 
-from convert import answers, extra_parity, runner
-from edge_demo import metadata
+from convert import answers, extra_parity
+from edge_demo import metadata, runner
 from edge_demo.errors import GateError
 from tfvit import checkpoint, figures
 from tfvit.data import Source, pipeline

@@ -16,6 +16,9 @@ smoothing.py   labels that do not flicker
 pipeline.py    from frames to results;  results.py  what was seen in a frame
 outputs.py     where results go;  render.py  results as bars, JSON and CSV
 cli.py         the `edge-demo` command;  commands/  its parts, options.py what these share
+runner.py      a .tflite in a process of its own, which it may end
+delegation.py  which operations XNNPACK takes, and why not the others
+files.py       files written whole or not at all, and read with one line for what is wrong
 errors.py      UserError: one line, exit code 2
 quiet.py       silence for libraries that greet
 """

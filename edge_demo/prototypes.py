@@ -17,7 +17,10 @@ from edge_demo.errors import UserError
 
 KNOWN = 10  # examples that a class weighs against new ones of it, at most
 SCALE = 16.0  # of a file that was exported without examples to fit it on
-SCALES = (1.0, 100.0)  # that a fit may end at: cosines of separate classes would take it to infinity
+SCALES = (
+    1.0,
+    100.0,
+)  # that a fit may end at: cosines of separate classes would take it to infinity
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,6 +9,7 @@ import click
 
 from convert.schemes import CALIBRATIONS, SCHEMES, parse
 from edge_demo.errors import UserError
+from edge_demo.tables import percent, table
 from tfvit import figures
 from tfvit.options import (
     PATH,
@@ -16,10 +17,8 @@ from tfvit.options import (
     data_options,
     name_unreadable,
     need,
-    percent,
     seed_option,
     strategy_option,
-    table,
 )
 
 

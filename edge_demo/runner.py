@@ -1,7 +1,7 @@
 """A .tflite in a process of its own: a bad file can abort the runtime, and the runtime its process.
 
 The parent sends requests, the child replies; each is one line of JSON, then the bytes of an array if
-the line has a `shape`. The child (`python -m convert.runner`) knows nothing of TensorFlow.
+the line has a `shape`. The child (`python -m edge_demo.runner`) knows nothing of TensorFlow.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import numpy as np
 from edge_demo.classifier import Classifier
 from edge_demo.errors import GateError
 
-ROOT = Path(__file__).resolve().parents[1]  # of `convert` and `edge_demo`
+ROOT = Path(__file__).resolve().parents[1]  # of this package
 CHATTER = ("INFO:", "WARNING:", "VERBOSE:")  # of the runtime
 Array = np.ndarray | None
 Ask = Callable[..., tuple[dict, Array]]
@@ -79,7 +79,7 @@ def memory(path: Path) -> dict[str, float] | None:
 
 
 def delegation(path: Path) -> dict:
-    """`convert.delegation.delegation` of a file, in a child process. Raises GateError."""
+    """`edge_demo.delegation.delegation` of a file, in a child process. Raises GateError."""
     with _child(path.name) as ask:
         return ask("delegation", file=path)[0]
 
@@ -89,7 +89,7 @@ def _child(name: str) -> Iterator[Ask]:
     """Yields ask(verb, array, **arguments) -> (reply, array) of a new child process."""
     with tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(
-            [sys.executable, "-m", "convert.runner"],
+            [sys.executable, "-m", "edge_demo.runner"],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -181,7 +181,7 @@ def serve(requests: BinaryIO, replies: BinaryIO) -> None:
         return {"milliseconds": samples}, None
 
     def divide(_: Array, file: str) -> tuple[dict, Array]:
-        from convert.delegation import delegation
+        from edge_demo.delegation import delegation
 
         return delegation(file), None
 
