@@ -10,6 +10,7 @@ qat.py         calibration and quantization-aware fine-tuning of the edge graph 
 tune.py        both for each scheme of an export
 sensitivity.py what rounding each layer costs;  budget.py  returns the costly ones to float
 tflite.py      the .tflite writer
+prototypes.py  the trained classes as features, for devices to add to
 metadata.py    labels, preprocessing and provenance into a .tflite: TFLite Metadata, for MediaPipe too
 metadata_schema.py  the part of it that is a flatbuffer;  flatbuffer.py writes and inserts such
 answers.py     what logits say, and how far from what others say

@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 import tensorflow as tf
 
-from convert import budget, metadata, sensitivity, sites, tune, verify
+from convert import budget, metadata, prototypes, sensitivity, sites, tune, verify
 from convert import model as models
 from convert.extras import EXTRAS, refusal
 from convert.model import Model
@@ -22,7 +22,7 @@ from convert.schemes import FLOAT, SCHEMES, Scheme
 from convert.tune import Quantized
 from edge_demo.errors import UserError
 from edge_demo.files import write_json
-from edge_demo.metadata import LABELS_FILE, LOGITS
+from edge_demo.metadata import FEATURES, LABELS_FILE, LOGITS, describe
 from tfvit import figures
 from tfvit.data import Source
 from tfvit.evaluate import classification
@@ -108,9 +108,13 @@ def export(
             rounded = {s: q for s, q in written.items() if q.scheme.activations != FLOAT}
             simulate = {stem: quantized.simulate(model) for stem, quantized in rounded.items()}
             entries = verify.measure(model, paths, source, simulate, examples=examples)
+            known, measured = None, {}
+            if FEATURES in told and prototypes.possible(model, source):
+                first = next(iter(paths.values()))
+                known, measured["prototypes"] = prototypes.measure(model, first, source)
             for stem, path in paths.items():
-                if "accuracy" in entries[stem]:
-                    metadata.describe(path, accuracy=entries[stem]["accuracy"])
+                describe(path, prototypes=known, accuracy=entries[stem].get("accuracy"))
+                entries[stem] |= measured
                 record = _record(written[stem])
                 entries[stem] |= {**verify.content(path), "quantization": record}
             report["files"] |= entries

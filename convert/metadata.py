@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import io
-import json
-import zipfile
 import zlib
 from collections.abc import Sequence
-from pathlib import Path
 
 from convert import flatbuffer, metadata_schema
-from edge_demo import metadata
-from edge_demo.files import atomic_file
-from edge_demo.metadata import CHECKSUM, DESCRIPTION_FILE, LABELS_FILE, LOGITS
+from edge_demo.metadata import CHECKSUM, DESCRIPTION_FILE, LABELS_FILE, LOGITS, archive, as_text
 from edge_demo.preprocess import PreprocessSpec
 from edge_demo.scores import SOFTMAX
-
-EPOCH = (1980, 1, 1, 0, 0, 0)  # a fixed time stamp: the same export gives the same bytes
 
 
 def labels_text(labels: tuple[str, ...]) -> str:
@@ -53,31 +45,5 @@ def add(
         "scores": scores,
         "outputs": list(outputs),
     }
-    return graph + _archive(labels_text(labels), inside)
-
-
-def describe(path: Path, **found: object) -> None:
-    """Adds what was measured on a .tflite to the description inside it, replacing what has that name.
-
-    found: JSON types. The graph, all that runs, stays byte for byte what was measured, and its
-    checksum proves it. Raises UserError as `edge_demo.metadata.read`, or if the disk refuses.
-    """
-    metadata.read(path)
-    with zipfile.ZipFile(path) as archive:
-        graph = path.read_bytes()[: metadata.graph_size(archive)]
-        labels = archive.read(LABELS_FILE).decode()
-        inside = json.loads(archive.read(DESCRIPTION_FILE))
-    with atomic_file(path) as temporary:
-        temporary.write_bytes(graph + _archive(labels, inside | found))
-
-
-def _archive(labels: str, description: dict) -> bytes:
-    """The zip, uncompressed: MediaPipe reads labels.txt where it lies."""
-    archive = io.BytesIO()
-    with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as file:
-        for name, text in (
-            (LABELS_FILE, labels),
-            (DESCRIPTION_FILE, json.dumps(description, indent=2, ensure_ascii=False)),
-        ):
-            file.writestr(zipfile.ZipInfo(name, EPOCH), text)
-    return archive.getvalue()
+    files = {LABELS_FILE: labels_text(labels), DESCRIPTION_FILE: as_text(inside)}
+    return graph + archive(files)

@@ -10,7 +10,7 @@ from PIL import Image
 
 from edge_demo import images, metadata, preprocess
 from edge_demo.errors import UserError
-from edge_demo.metadata import ATTENTION
+from edge_demo.metadata import ATTENTION, FEATURES
 from edge_demo.quiet import quiet
 from edge_demo.scores import SCORES
 
@@ -30,7 +30,7 @@ class Classifier:
 
     def __init__(self, path: str | Path, threads: int | None = None) -> None:
         info = metadata.read(path)
-        self.labels, self.preprocess = info.labels, info.preprocess
+        self.labels, self.preprocess = info.classes, info.preprocess
         self.score_function, self.description = info.scores, info.description
         self.extras: dict[str, np.ndarray] = {}
         try:
@@ -59,11 +59,16 @@ class Classifier:
             raise UserError(
                 f"{path}: input is neither float32 nor grey levels uint8; export it again"
             )
-        if int(self._output["shape"][-1]) != len(self.labels):
+        if int(self._output["shape"][-1]) != len(info.labels):
             raise UserError(
-                f"{path}: {int(self._output['shape'][-1])} outputs, {len(self.labels)} labels; "
+                f"{path}: {int(self._output['shape'][-1])} outputs, {len(info.labels)} labels; "
                 "export it again"
             )
+        self._prototypes = info.prototypes if info.classes is not info.labels else None
+        if self._prototypes:
+            size = self._extras[FEATURES]["shape"][-1] if FEATURES in self._extras else 0
+            if size != self._prototypes.means.shape[1]:
+                raise UserError(f"{path}: damaged prototypes; export it again")
 
     def logits(self, pixels: np.ndarray) -> np.ndarray:
         """Logits float32 [classes] of a resized picture: grey levels 0-255 [height, width, 3]."""
@@ -75,6 +80,8 @@ class Classifier:
         if ATTENTION in self.extras:  # an all-integer file leaves the division to its reader
             total = self.extras[ATTENTION].sum()
             self.extras[ATTENTION] /= total if total > 0 else 1
+        if self._prototypes:
+            return self._prototypes.logits(self.extras[FEATURES])
         return self._read(self._output)
 
     def _read(self, output: dict) -> np.ndarray:

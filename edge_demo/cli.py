@@ -11,7 +11,7 @@ from typing import NoReturn
 
 import click
 
-from edge_demo.commands import classify
+from edge_demo.commands import classify, enroll
 from edge_demo.errors import UserError
 
 
@@ -68,3 +68,4 @@ def main():
 
 
 main.add_command(classify.classify)
+main.add_command(enroll.enroll)

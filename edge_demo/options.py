@@ -57,14 +57,17 @@ def _all(options: list[Callable]) -> Callable:
     return lambda command: functools.reduce(lambda c, option: option(c), reversed(options), command)
 
 
-source_options = _all(
+def _source(required: bool) -> Callable:
+    return click.option(
+        "--source",
+        required=required,
+        help="An image, a folder (searched in depth) or a glob; - for images on stdin; a video; "
+        "a camera (0 or /dev/video0), a stream (rtsp://, http://) or screen.",
+    )
+
+
+_of_source = _all(
     [
-        click.option(
-            "--source",
-            required=True,
-            help="An image, a folder (searched in depth) or a glob; - for images on stdin; a video; "
-            "a camera (0 or /dev/video0), a stream (rtsp://, http://) or screen.",
-        ),
         click.option("--size", type=Size(), help="Of the camera's or screen's pictures."),
         click.option(
             "--rate",
@@ -87,6 +90,8 @@ source_options = _all(
         ),
     ]
 )
+source_options = _all([_source(required=True), _of_source])
+optional_source_options = _all([_source(required=False), _of_source])
 runtime_options = _all(
     [
         click.option(

@@ -90,16 +90,19 @@ class Prototypes:
 
     @classmethod
     def read(cls, values: dict, content: bytes) -> Prototypes:
-        """Of `to_json` and `to_bytes`; ValueError or another of its kind if they are not."""
-        means = np.load(io.BytesIO(content), allow_pickle=False)
-        labels = tuple(map(check, values["labels"]))
-        counts = tuple(map(int, values["counts"]))
-        fits = means.ndim == 2 and len(labels) == len(set(labels)) == len(counts) == len(means)
-        if not fits or means.dtype != np.float32 or not np.isfinite(means).all() or min(counts) < 1:
-            raise ValueError("prototypes that do not fit together")
-        if not 0 < float(values["scale"]) < math.inf:
-            raise ValueError("a scale that is none")
-        return cls(labels, means, counts, float(values["scale"]), bool(values["decide"]))
+        """Of `to_json` and `to_bytes`; UserError if they are damaged."""
+        try:
+            means = np.load(io.BytesIO(content), allow_pickle=False)
+            labels = tuple(map(str, values["labels"]))
+            counts = tuple(map(int, values["counts"]))
+            scale, decide = float(values["scale"]), bool(values["decide"])
+            fit = means.ndim == 2 and len(means) == len(set(labels)) == len(counts) == len(labels)
+            good = means.dtype == np.float32 and np.isfinite(means).all() and min(counts) > 0
+            if not (fit and good and 0 < scale < math.inf):
+                raise ValueError
+        except (KeyError, TypeError, ValueError):
+            raise UserError("damaged prototypes; export it again") from None
+        return cls(labels, means, counts, scale, decide)
 
 
 def none(size: int) -> Prototypes:
