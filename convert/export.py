@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 import tensorflow as tf
 
-from convert import budget, metadata, reference, sensitivity, sites, tune, verify
+from convert import budget, metadata, prototypes, reference, sensitivity, sites, tune, verify
 from convert import model as models
 from convert.extras import EXTRAS, refusal
 from convert.model import Model
@@ -23,7 +23,7 @@ from convert.tune import Quantized
 from edge_demo import machine
 from edge_demo.errors import UserError
 from edge_demo.files import write_json
-from edge_demo.metadata import LABELS_FILE, LOGITS
+from edge_demo.metadata import FEATURES, LABELS_FILE, LOGITS, describe
 from edge_demo.parity import REPORT
 from tfvit import figures
 from tfvit.data import Source
@@ -109,11 +109,15 @@ def export(
             rounded = {s: q for s, q in written.items() if q.scheme.activations != FLOAT}
             simulate = {stem: quantized.simulate(model) for stem, quantized in rounded.items()}
             entries = verify.measure(model, paths, source, simulate, examples=examples)
+            known, measured = None, {}
+            if FEATURES in told and prototypes.possible(model, source):
+                first = next(iter(paths.values()))
+                known, measured["prototypes"] = prototypes.measure(model, first, source)
             names, pixels = reference.write_pixels(staging, report["reference"], model)
             for stem, path in paths.items():
-                if "accuracy" in entries[stem]:
-                    metadata.describe(path, accuracy=entries[stem]["accuracy"])
+                describe(path, prototypes=known, accuracy=entries[stem].get("accuracy"))
                 entries[stem] |= {
+                    **measured,
                     **verify.content(path),
                     "quantization": _record(written[stem]),
                     "reference_pixels": names,
@@ -146,11 +150,11 @@ def _write(model: Model, quantized: Quantized, path: Path) -> None:
     origin, record = _origin(model), _record(quantized)
     if record:
         origin["quantization"] = record
-    outputs = [LOGITS, *quantized.extras]
-    description = {"scheme": quantized.scheme.name, "outputs": outputs, "provenance": origin}
+    description = {"scheme": quantized.scheme.name, "provenance": origin}
     content = metadata.add(
         *(quantized.write(model), model.labels, model.pixel_spec, description),
         scores=model.scores,
+        outputs=(LOGITS, *quantized.extras),
         name=model.architecture.name,
         version=model.sha256[:12],
     )

@@ -46,7 +46,8 @@ def compare(path: Path, expected: dict[str, np.ndarray], pixels: np.ndarray) -> 
     """
     entries = {}
     for name, theirs in expected.items():
-        found = runner.extra(path, name, pixels[: len(theirs)])
+        with runner.runner(path, output=name) as run:
+            found = run(pixels[: len(theirs)])
         mine, others = (x.reshape(len(x), -1).astype(np.float64) for x in (found, theirs))
         lengths = np.linalg.norm(mine, axis=1) * np.linalg.norm(others, axis=1)
         entries[name] = {

@@ -6,6 +6,8 @@
 preprocess.py  PreprocessSpec and its NumPy/Pillow implementation (tfvit and convert use it too)
 images.py      files and bytes to upright RGB pictures
 scores.py      softmax or sigmoid: logits to scores and decisions
+prototypes.py  classes as the mean features of a few examples
+enrolment.py   from the pictures of a source to a class
 metadata.py    labels, preprocessing and provenance inside a .tflite
 classifier.py  a .tflite in, labelled scores out
 frames.py      one picture of a source, and when it was taken

@@ -12,7 +12,7 @@ from PIL import Image
 from edge_demo import images, metadata, preprocess
 from edge_demo.errors import UserError
 from edge_demo.foreign import Foreign
-from edge_demo.metadata import ATTENTION
+from edge_demo.metadata import ATTENTION, FEATURES
 from edge_demo.runtime import Delegate, Runtime
 from edge_demo.scores import SCORES
 
@@ -45,7 +45,9 @@ class Classifier:
         info = metadata.read(path) if own else foreign.read(path)
         if own:
             foreign.refuse(path)
-        self.labels, self.score_function = foreign.labels or info.labels, info.scores
+        self._prototypes = info.prototypes if own and info.classes is not info.labels else None
+        classes = info.classes if own else info.labels
+        self.labels, self.score_function = foreign.labels or classes, info.scores
         self.description = info.description if own else {}
         self.extras: dict[str, np.ndarray] = {}
         self._runtime = Runtime(path, threads, delegate, say)
@@ -64,10 +66,13 @@ class Classifier:
                 f"{path}: input is {found.height}x{found.width}, its preprocessing says "
                 f"{self.preprocess.height}x{self.preprocess.width}; {remedy}"
             )
-        if self._runtime.outputs[0] != len(self.labels):
-            raise UserError(
-                f"{path}: {self._runtime.outputs[0]} outputs, {len(self.labels)} labels; {remedy}"
-            )
+        answers = len(info.classes) if self._prototypes else self._runtime.outputs[0]
+        if answers != len(self.labels):
+            raise UserError(f"{path}: {answers} outputs, {len(self.labels)} labels; {remedy}")
+        if self._prototypes:
+            sizes = dict(zip(self._extras, self._runtime.outputs[1:]))
+            if sizes.get(FEATURES) != self._prototypes.means.shape[1]:
+                raise UserError(f"{path}: damaged prototypes; export it again")
 
     def logits(self, pixels: np.ndarray) -> np.ndarray:
         """Logits float32 [classes] of a resized picture: grey levels uint8 [height, width, 3]."""
@@ -76,6 +81,8 @@ class Classifier:
         if ATTENTION in self.extras:  # an all-integer file leaves the division to its reader
             total = self.extras[ATTENTION].sum()
             self.extras[ATTENTION] /= total if total > 0 else 1
+        if self._prototypes:
+            return self._prototypes.logits(self.extras[FEATURES])
         return logits.reshape(-1)
 
     def scores_of(self, pixels: np.ndarray) -> np.ndarray:

@@ -14,14 +14,6 @@ from edge_demo.preprocess import INTERPOLATIONS, RESIZE_MODES
 from edge_demo.scores import NONE, SCORES
 
 
-class SourceOption(click.Option):
-    """Required, unless pictures come by --serve."""
-
-    def handle_parse_result(self, ctx, opts, args):
-        self.required = "serve" not in opts
-        return super().handle_parse_result(ctx, opts, args)
-
-
 def _list_cameras(ctx: click.Context, param: click.Parameter, asked: bool) -> None:
     if not asked:
         return
@@ -44,8 +36,6 @@ source_options = _all(
     [
         click.option(
             "--source",
-            cls=SourceOption,
-            required=True,
             help="An image, a folder (searched in depth) or a glob; - for images on stdin; a video; "
             "a camera (0, /dev/video0, picamera), a stream (rtsp://, http://) or screen.",
         ),

@@ -121,7 +121,7 @@ def classify(
     strict,
     load,
 ):
-    """Classify images with MODEL, a .tflite written by `tfvit convert`.
+    """Classify images with MODEL, a .tflite of `tfvit convert` or from elsewhere.
 
     Prints the most probable labels with their scores and the time each image took; a star marks what is
     in the image, where the model knows of several things in one.
@@ -130,6 +130,8 @@ def classify(
     With --serve it prints nothing unless --json or --csv is given, takes pictures that are posted to it, too,
     and goes on until Ctrl-C or --limit.
     """
+    if source is None and not serve:
+        raise click.UsageError("Missing option '--source'.")
     from edge_demo import annotate, outputs, server, sources
     from edge_demo.pipeline import Pipeline
     from edge_demo.smoothing import Smoothing
