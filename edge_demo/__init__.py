@@ -7,6 +7,8 @@ preprocess.py  PreprocessSpec and its NumPy/Pillow implementation (tfvit and con
 images.py      files and bytes to upright RGB pictures
 scores.py      softmax or sigmoid: logits to scores and decisions
 metadata.py    labels, preprocessing and provenance inside a .tflite
+foreign.py     models from elsewhere;  tflite_schema.py  what their own metadata and graph tell
+runtime.py     a .tflite in LiteRT: its input filled, its outputs in float; delegates
 classifier.py  a .tflite in, labelled scores out
 frames.py      one picture of a source, and when it was taken
 sources.py     what a --source is: files, videos, cameras, streams, the screen, stdin

@@ -50,14 +50,14 @@ class Classifier:
         self.preprocess = info.preprocess if own else info.preprocess_for(self._runtime.input)
         self._runtime.accept(self.preprocess)
         self._to_scores = _same if not own and info.are_scores else SCORES[self.score_function]
-        remedy = "export it again" if own and not foreign.labels else "--labels needs one for each"
         found = self._runtime.input
         if (found.height, found.width) != (self.preprocess.height, self.preprocess.width):
             raise UserError(
                 f"{path}: input is {found.height}x{found.width}, its preprocessing says "
-                f"{self.preprocess.height}x{self.preprocess.width}; {remedy}"
+                f"{self.preprocess.height}x{self.preprocess.width}; export it again"
             )
         if self._runtime.outputs[0] != len(self.labels):
+            remedy = "export it again" if own and not foreign.labels else "it takes one for each"
             raise UserError(
                 f"{path}: {self._runtime.outputs[0]} outputs, {len(self.labels)} labels; {remedy}"
             )

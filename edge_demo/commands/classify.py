@@ -23,6 +23,8 @@ Examples:
   edge-demo int8.tflite --source 'photos/**/*.png' --top 1
   edge-demo int8.tflite --source 0 --size 640x480
   edge-demo int8.tflite --source rtsp://10.0.0.8/stream --json
+  edge-demo mobilenet.tflite --labels labels.txt --mean 127.5 --std 127.5 --source photo.jpg
+  edge-demo int8.tflite --delegate libdelegate.so --delegate-option device=0 --source 0
   ffmpeg ... -f image2pipe - | edge-demo int8.tflite --source -
 """
 
@@ -72,7 +74,10 @@ def classify(
     strict,
     load,
 ):
-    """Classify images with MODEL, a .tflite written by `tfvit convert`.
+    """Classify images with MODEL, a .tflite of `tfvit convert`, or from elsewhere.
+
+    One from elsewhere says by TFLite Metadata inside it, or you say, what its --labels, --mean and
+    --std are.
 
     Prints the most probable labels with their scores and the time each image took; a star marks what is
     in the image, where the model knows of several things in one.

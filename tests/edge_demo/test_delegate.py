@@ -46,6 +46,15 @@ def test_a_delegate_runs_the_model_and_its_options_arrive(edge_cli, int8, pictur
     assert answer(done) == (label, pytest.approx(0.9988, abs=1e-3))  # e^9 / (e^9 + 9)
 
 
+@needs_compiler
+def test_a_library_in_the_folder_is_found_by_its_name(
+    edge_cli, int8, picture, library, monkeypatch
+):
+    monkeypatch.chdir(library.parent)
+    options = ("--delegate", library.name, "--delegate-option", "answer=5", "--strict-delegate")
+    assert answer(edge_cli(int8, "--source", picture, "--json", *options))[0] == "5"
+
+
 def no_delegates(library, tmp_path) -> dict:
     """What cannot run a model, and words of the reason."""
     text = tmp_path / "libtext.so"
