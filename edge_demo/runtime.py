@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from edge_demo.quiet import quiet
 
 DTYPES = (np.float32, np.uint8, np.int8)  # of an input
 CHANNELS = (3, 1)
+CREATE = "tflite_plugin_create_delegate"  # what every external delegate has
 PARTS = "DELEGATE"  # what LiteRT calls the operations that a delegate took
 
 
@@ -68,7 +70,6 @@ class Runtime:
         delegate: Delegate | None,
         say: Callable[[str], None],
     ) -> None:
-        self._path = path
         try:
             self._interpreter = delegate and _delegated(path, threads, delegate, say)
             if not self._interpreter:
@@ -96,7 +97,7 @@ class Runtime:
         try:
             self._interpreter.invoke()
         except RuntimeError as error:
-            raise UserError(f"{self._path}: failed to run ({_words(error)})") from None
+            raise UserError(f"the model failed to run ({_words(error)})") from None
         return [
             _in_float(self._interpreter.get_tensor(output["index"]), *output["quantization"])
             for output in self._outputs
@@ -170,7 +171,7 @@ def _delegated(
 ) -> Interpreter | None:
     """A model that has run once by a delegate; None, told why, if it cannot. UserError if it must."""
     reason = "it takes none of the model's operations"
-    with quiet():  # LiteRT's Delegate complains on its way out, too
+    with quiet():
         try:
             interpreter = _opened(path, threads, (_loaded(delegate),))
             if any(op["op_name"] == PARTS for op in interpreter._get_ops_details()):
@@ -186,13 +187,12 @@ def _delegated(
 
 
 def _loaded(delegate: Delegate):
-    library = Path(delegate.library)
-    try:  # a name alone is looked for where the system has its libraries, not here
-        return load_delegate(
-            str(library.resolve() if library.is_file() else library), dict(delegate.options)
-        )
-    except AttributeError:
-        raise ValueError("it is a library, but no delegate of LiteRT") from None
+    library = delegate.library
+    if Path(library).is_file():  # else it is looked for where the system has its libraries
+        library = str(Path(library).absolute())
+    if not hasattr(ctypes.CDLL(library), CREATE):
+        raise ValueError("it is a library, but no delegate of LiteRT")
+    return load_delegate(library, dict(delegate.options))
 
 
 def _words(error: Exception) -> str:
