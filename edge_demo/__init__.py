@@ -24,6 +24,8 @@ quiet.py       silence for libraries that greet
 
 from edge_demo.classifier import Classifier
 from edge_demo.errors import UserError
+from edge_demo.foreign import Foreign
 from edge_demo.preprocess import PreprocessSpec
+from edge_demo.runtime import Delegate
 
-__all__ = ["Classifier", "PreprocessSpec", "UserError"]
+__all__ = ["Classifier", "Delegate", "Foreign", "PreprocessSpec", "UserError"]

@@ -9,8 +9,7 @@ import ai_edge_litert
 import pytest
 from test_edge_cli import check_one_line
 
-from edge_demo import Classifier, UserError
-from edge_demo.runtime import Delegate
+from edge_demo import Classifier, Delegate, UserError
 
 compiler = shutil.which("cc") or shutil.which("gcc")
 needs_compiler = pytest.mark.skipif(not compiler, reason="needs a C compiler")

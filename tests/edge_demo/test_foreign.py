@@ -13,8 +13,7 @@ from test_edge_cli import check_one_line
 
 from convert import flatbuffer
 from convert.metadata_schema import image_classifier
-from edge_demo import Classifier, PreprocessSpec
-from edge_demo.foreign import Foreign
+from edge_demo import Classifier, Foreign, PreprocessSpec
 from edge_demo.preprocess import to_pixels
 from edge_demo.tflite_schema import ACTIVATIONS, ENTRY, UNCHANGING
 
