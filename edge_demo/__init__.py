@@ -9,6 +9,8 @@ scores.py      softmax or sigmoid: logits to scores and decisions
 prototypes.py  classes as the mean features of a few examples
 enrolment.py   from the pictures of a source to a class
 metadata.py    labels, preprocessing and provenance inside a .tflite
+foreign.py     models from elsewhere;  tflite_schema.py  what their own metadata and graph tell
+runtime.py     a .tflite in LiteRT: its input filled, its outputs in float; delegates
 classifier.py  a .tflite in, labelled scores out
 frames.py      one picture of a source, and when it was taken
 sources.py     what a --source is: files, videos, cameras, streams, the screen, stdin
@@ -35,6 +37,8 @@ quiet.py       silence for libraries that greet
 
 from edge_demo.classifier import Classifier
 from edge_demo.errors import UserError
+from edge_demo.foreign import Foreign
 from edge_demo.preprocess import PreprocessSpec
+from edge_demo.runtime import Delegate
 
-__all__ = ["Classifier", "PreprocessSpec", "UserError"]
+__all__ = ["Classifier", "Delegate", "Foreign", "PreprocessSpec", "UserError"]

@@ -59,15 +59,15 @@ class Classifier:
             raise UserError(
                 f"{path}: {len(self._runtime.outputs)} outputs, {len(info.outputs)} names; export it again"
             )
-        remedy = "export it again" if own and not foreign.labels else "--labels needs one for each"
         found = self._runtime.input
         if (found.height, found.width) != (self.preprocess.height, self.preprocess.width):
             raise UserError(
                 f"{path}: input is {found.height}x{found.width}, its preprocessing says "
-                f"{self.preprocess.height}x{self.preprocess.width}; {remedy}"
+                f"{self.preprocess.height}x{self.preprocess.width}; export it again"
             )
         answers = len(info.classes) if self._prototypes else self._runtime.outputs[0]
         if answers != len(self.labels):
+            remedy = "export it again" if own and not foreign.labels else "it takes one for each"
             raise UserError(f"{path}: {answers} outputs, {len(self.labels)} labels; {remedy}")
         if self._prototypes:
             sizes = dict(zip(self._extras, self._runtime.outputs[1:]))

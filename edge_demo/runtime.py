@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from edge_demo.quiet import quiet
 
 DTYPES = (np.float32, np.uint8, np.int8)  # of an input
 CHANNELS = (3, 1)
+CREATE = "tflite_plugin_create_delegate"  # what every external delegate has
 PARTS = "DELEGATE"  # what LiteRT calls the operations that a delegate took
 
 
@@ -37,10 +39,11 @@ class Delegate:
 class Input:
     """A model's input of one picture.
 
-    value = (quantized - zero_point) * scale; a scale of 0 for float.
+    index: of LiteRT. value = (quantized - zero_point) * scale; 1 and 0 for float.
     channels_first: whether it is [1, channels, height, width].
     """
 
+    index: int
     height: int
     width: int
     channels: int
@@ -63,22 +66,21 @@ class Runtime:
     def __init__(
         self,
         path: str | Path,
-        threads: int | None = None,
-        delegate: Delegate | None = None,
-        say: Callable[[str], None] = lambda line: None,
+        threads: int | None,
+        delegate: Delegate | None,
+        say: Callable[[str], None],
     ) -> None:
-        self._path = path
         try:
             self._interpreter = delegate and _delegated(path, threads, delegate, say)
             if not self._interpreter:
                 with quiet():
-                    self._interpreter = _allocated(_opened(path, threads))
-        except UserError:
-            raise
+                    self._interpreter = _opened(path, threads)
+                    _allocate(self._interpreter)
+            self.input = _picture(self._interpreter.get_input_details())
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
         except (ValueError, RuntimeError) as error:
             raise UserError(f"{path}: damaged model ({_words(error)})") from None
-        self.input = _picture(path, self._interpreter)
-        self._input_index = self._interpreter.get_input_details()[0]["index"]
         self._outputs = self._interpreter.get_output_details()
         self.outputs = [int(np.prod(output["shape"])) for output in self._outputs]
         self._levels: np.ndarray | None = None
@@ -95,7 +97,7 @@ class Runtime:
         try:
             self._interpreter.invoke()
         except RuntimeError as error:
-            raise UserError(f"{self._path}: failed to run ({_words(error)})") from None
+            raise UserError(f"the model failed to run ({_words(error)})") from None
         return [
             _in_float(self._interpreter.get_tensor(output["index"]), *output["quantization"])
             for output in self._outputs
@@ -103,15 +105,14 @@ class Runtime:
 
     def _fill(self, pixels: np.ndarray) -> None:
         """Writes a picture [height, width, channels] right into the input."""
-        target = self._interpreter.tensor(self._input_index)()[0]
+        target = self._interpreter.tensor(self.input.index)()[0]
         if self.input.channels_first:
             target = target.transpose(1, 2, 0)
         if self._levels is None:
             np.copyto(target, pixels)
             return
         for channel, levels in enumerate(self._levels):
-            part = target[..., channel]
-            np.take(levels, pixels[..., channel], out=part, mode="clip")
+            np.take(levels, pixels[..., channel], out=target[..., channel], mode="clip")
 
 
 def _levels(tensor: Input, spec: PreprocessSpec) -> np.ndarray | None:
@@ -128,36 +129,41 @@ def _levels(tensor: Input, spec: PreprocessSpec) -> np.ndarray | None:
     return None if (values == grey).all() else values
 
 
-def _picture(path: str | Path, interpreter: Interpreter) -> Input:
-    """The input of an interpreter; UserError if it is not one picture."""
-    inputs = interpreter.get_input_details()
+def _picture(inputs: list[dict]) -> Input:
+    """What LiteRT says of a model's inputs, if it is one picture; UserError if not."""
     if len(inputs) != 1:
-        raise UserError(f"{path}: has {len(inputs)} inputs, not one picture")
+        raise UserError(f"has {len(inputs)} inputs, not one picture")
     dtype, shape = inputs[0]["dtype"], [int(n) for n in inputs[0]["shape_signature"]]
     if len(shape) != 4 or not {shape[1], shape[3]} & set(CHANNELS):
-        raise UserError(f"{path}: input is {shape}, not a picture [1, height, width, 3]")
+        raise UserError(f"input is {shape}, not a picture [1, height, width, 3]")
     channels_first = shape[3] not in CHANNELS
-    height, width, channels = (shape[2], shape[3], shape[1]) if channels_first else shape[1:]
+    channels, height, width = shape[1:] if channels_first else (shape[3], *shape[1:3])
     if min(height, width) < 1:
-        raise UserError(f"{path}: input is {shape}, of no fixed size; export it with one")
+        raise UserError(f"input is {shape}, of no fixed size; export it with one")
     if dtype not in DTYPES:
         known = ", ".join(np.dtype(each).name for each in DTYPES)
-        raise UserError(f"{path}: input is {np.dtype(dtype).name}, not one of {known}")
+        raise UserError(f"input is {np.dtype(dtype).name}, not one of {known}")
     scale, zero_point = inputs[0]["quantization"]
-    return Input(height, width, channels, dtype, scale or 1.0, zero_point, channels_first)
+    index = inputs[0]["index"]
+    return Input(index, height, width, channels, dtype, scale or 1.0, zero_point, channels_first)
 
 
 def _opened(path: str | Path, threads: int | None, delegates: tuple = ()) -> Interpreter:
     return Interpreter(str(path), num_threads=threads, experimental_delegates=list(delegates))
 
 
-def _allocated(interpreter: Interpreter) -> Interpreter:
-    """The same with its memory, and for a batch of one."""
-    for tensor in interpreter.get_input_details():
-        if len(tensor["shape"]) and tensor["shape"][0] != 1:
-            interpreter.resize_tensor_input(tensor["index"], [1, *tensor["shape"][1:]])
-    interpreter.allocate_tensors()
-    return interpreter
+def _allocate(interpreter: Interpreter) -> None:
+    """Gives a model its memory, for a batch of one; UserError if it only runs another."""
+    inputs = interpreter.get_input_details()
+    batched = [tensor for tensor in inputs if len(tensor["shape"]) and tensor["shape"][0] != 1]
+    for tensor in batched:
+        interpreter.resize_tensor_input(tensor["index"], [1, *tensor["shape"][1:]])
+    try:
+        interpreter.allocate_tensors()
+    except RuntimeError:
+        if not batched:
+            raise
+        raise UserError(f"made for a batch of {batched[0]['shape'][0]}, not of 1") from None
 
 
 def _delegated(
@@ -165,28 +171,35 @@ def _delegated(
 ) -> Interpreter | None:
     """A model that has run once by a delegate; None, told why, if it cannot. UserError if it must."""
     reason = "it takes none of the model's operations"
-    with quiet():  # LiteRT's Delegate complains on its way out, too
+    with quiet():
         try:
-            library = load_delegate(delegate.library, dict(delegate.options))
-            interpreter = _opened(path, threads, (library,))
+            interpreter = _opened(path, threads, (_loaded(delegate),))
             if any(op["op_name"] == PARTS for op in interpreter._get_ops_details()):
-                _allocated(interpreter).invoke()
+                _allocate(interpreter)
+                interpreter.invoke()
                 return interpreter
-        except AttributeError:
-            reason = "it is a library, but no delegate of LiteRT"
         except (OSError, ValueError, RuntimeError) as error:
-            reason = _words(error, f"Failed to load delegate from {delegate.library}")
-            reason = reason.removeprefix(f"{delegate.library}: ")
+            reason = _words(error).removeprefix(f"{delegate.library}: ")
     if delegate.strict:
         raise UserError(f"delegate {delegate.library}: {reason}")
     say(f"delegate {delegate.library}: {reason}; running on the CPU")
     return None
 
 
-def _words(error: Exception, known: str = "") -> str:
-    """The first line of what an error says beyond what is known."""
-    lines = [line.strip() for line in str(error).removeprefix(known).splitlines() if line.strip()]
-    return lines[0] if lines else known or type(error).__name__
+def _loaded(delegate: Delegate):
+    library = delegate.library
+    if Path(library).is_file():  # else it is looked for where the system has its libraries
+        library = str(Path(library).absolute())
+    if not hasattr(ctypes.CDLL(library), CREATE):
+        raise ValueError("it is a library, but no delegate of LiteRT")
+    return load_delegate(library, dict(delegate.options))
+
+
+def _words(error: Exception) -> str:
+    """The first line of what an error says, beyond LiteRT's own that a delegate was not loaded."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    said = [line for line in lines if not line.startswith("Failed to load delegate")]
+    return (said or lines or [type(error).__name__])[0]
 
 
 def _in_float(values: np.ndarray, scale: float, zero_point: int) -> np.ndarray:

@@ -30,6 +30,8 @@ Examples:
   edge-demo int8.tflite --source 0 --keep unsure/ --keep-below 0.6
   edge-demo int8.tflite --source clip.mp4 --out annotated.mp4
   edge-demo int8.tflite --source 0 --serve 8080
+  edge-demo mobilenet.tflite --labels labels.txt --mean 127.5 --std 127.5 --source photo.jpg
+  edge-demo int8.tflite --delegate libdelegate.so --delegate-option device=0 --source 0
   ffmpeg ... -f image2pipe - | edge-demo int8.tflite --source -
 """
 
@@ -121,7 +123,10 @@ def classify(
     strict,
     load,
 ):
-    """Classify images with MODEL, a .tflite of `tfvit convert` or from elsewhere.
+    """Classify images with MODEL, a .tflite of `tfvit convert`, or from elsewhere.
+
+    One from elsewhere says by TFLite Metadata inside it, or you say, what its --labels, --mean and
+    --std are.
 
     Prints the most probable labels with their scores and the time each image took; a star marks what is
     in the image, where the model knows of several things in one.

@@ -9,8 +9,7 @@ import ai_edge_litert
 import pytest
 from test_edge_cli import check_one_line
 
-from edge_demo import Classifier, UserError
-from edge_demo.runtime import Delegate
+from edge_demo import Classifier, Delegate, UserError
 
 compiler = shutil.which("cc") or shutil.which("gcc")
 needs_compiler = pytest.mark.skipif(not compiler, reason="needs a C compiler")
@@ -44,6 +43,15 @@ def test_a_delegate_runs_the_model_and_its_options_arrive(edge_cli, int8, pictur
     done = edge_cli(int8, "--source", picture, "--json", *options, "--delegate-option", "take=1")
     assert done.err == ""
     assert answer(done) == (label, pytest.approx(0.9988, abs=1e-3))  # e^9 / (e^9 + 9)
+
+
+@needs_compiler
+def test_a_library_in_the_folder_is_found_by_its_name(
+    edge_cli, int8, picture, library, monkeypatch
+):
+    monkeypatch.chdir(library.parent)
+    options = ("--delegate", library.name, "--delegate-option", "answer=5", "--strict-delegate")
+    assert answer(edge_cli(int8, "--source", picture, "--json", *options))[0] == "5"
 
 
 def no_delegates(library, tmp_path) -> dict:

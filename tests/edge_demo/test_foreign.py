@@ -13,8 +13,7 @@ from test_edge_cli import check_one_line
 
 from convert import flatbuffer
 from convert.metadata_schema import image_classifier
-from edge_demo import Classifier, PreprocessSpec
-from edge_demo.foreign import Foreign
+from edge_demo import Classifier, Foreign, PreprocessSpec
 from edge_demo.preprocess import to_pixels
 from edge_demo.tflite_schema import ACTIVATIONS, ENTRY, UNCHANGING
 
@@ -337,6 +336,12 @@ def with_background(picture):
     return tf.pad(network(picture), ((0, 0), (1, 0)))
 
 
+def by_eights(picture):
+    import tensorflow as tf
+
+    return network(tf.reshape(picture, (4, 2, 96, 96, 3))[:, 0])
+
+
 def boxes(picture):
     import tensorflow as tf
 
@@ -349,6 +354,7 @@ NO_CLASSIFIERS = {
     "five channels": (means, (1, 96, 96, 5), np.float32, "[1, 96, 96, 5]"),
     "a video": (lambda x: network(x[:, 0]), (1, 2, 96, 96, 3), np.float32, "[1, 2, 96, 96, 3]"),
     "any size": (network, (1, None, None, 3), np.float32, "no fixed size"),
+    "a batch of eight alone": (by_eights, (8, 96, 96, 3), np.float32, "a batch of 8, not of 1"),
     "whole numbers": (of_whole_numbers, (1, 96, 96, 3), np.int32, "int32"),
     "a background": (with_background, (1, 96, 96, 3), np.float32, "11 outputs, 10 labels"),
     "boxes": (boxes, (1, 96, 96, 3), np.float32, "40 outputs, 10 labels"),
