@@ -145,7 +145,7 @@ def test_a_browser_shows_the_newest_picture_and_its_label(live, tmp_path):
     assert re.search(r'id="model">int8\.tflite<', page), done.stderr
     assert re.search(r'id="state"[^>]* class="ok">http://127\.0\.0\.1:\d+/video\.mjpeg<', page)
     assert re.search(r'id="label">\d<', page) and len(re.findall("<li[ >]", page)) == 5
-    assert re.search(r'<canvas [^>]*width="64" height="64"', page)
+    assert re.search(r'<canvas [^>]*width="64" height="160"', page)
 
 
 @pytest.mark.parametrize("path", [*ROUTES, "/none"])
@@ -324,7 +324,7 @@ def test_a_frame_is_drawn_once_for_all_viewers_and_never_for_none(pipeline):
         ]
         for result in results[:5]:
             take(result)
-        assert drawn == []
+        assert drawn == [0]  # whether it can be
         with contextlib.ExitStack() as stack:
             streams = [stack.enter_context(watching(url))[1] for _ in range(3)]
             for stream in streams:
@@ -333,7 +333,7 @@ def test_a_frame_is_drawn_once_for_all_viewers_and_never_for_none(pipeline):
                 time.sleep(0.1)
                 take(result)
             time.sleep(0.2)
-        assert drawn == [4, 5, 6, 7]
+        assert drawn == [0, 4, 5, 6, 7]
 
 
 # --- pictures that are posted
@@ -731,3 +731,10 @@ def test_limit_ends_it(edge_cli, int8, sample_photos, tmp_path):
     done = edge_cli(int8, *options, "--csv")
     assert done.code == 0 and done.out.count("\n") == 2
     assert re.fullmatch(r"http://127\.0\.0\.1:\d+\n", done.err)
+
+
+def test_what_cannot_be_drawn_ends_it(edge_cli, int8, sample_photos, tmp_path):
+    sample_photos["china"].save(tmp_path / "a.png")
+    options = ("--source", tmp_path / "a.png", "--serve", "127.0.0.1:0", "--overlay", "attention")
+    done = edge_cli(int8, *options)
+    assert done.code == 2 and "--with-attention" in done.err.splitlines()[-1]
