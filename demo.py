@@ -14,8 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from tfvit.files import write_json
-from tfvit.options import need, percent, table
+from edge_demo.files import write_json
+from edge_demo.tables import percent, table
+from tfvit.options import need
 
 OUT = Path("runs/demo")
 TRAIN = [

@@ -21,8 +21,9 @@ import numpy as np
 
 from edge_demo.cli import Command
 from edge_demo.errors import UserError
-from tfvit.files import write_json
-from tfvit.options import need, table
+from edge_demo.files import write_json
+from edge_demo.tables import table
+from tfvit.options import need
 from tfvit.progress import progress
 
 MODELS = ("vit-ti/16", "vit-s/16", "vit-b/16")

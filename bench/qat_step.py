@@ -14,7 +14,8 @@ import click
 import numpy as np
 
 from edge_demo.cli import Command
-from tfvit.options import need, table
+from edge_demo.tables import table
+from tfvit.options import need
 from tfvit.progress import progress
 
 TEACHER, ALONE = "float32, with a teacher", "float32"

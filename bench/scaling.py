@@ -17,9 +17,9 @@ import click
 import numpy as np
 
 from edge_demo.cli import Command
+from edge_demo.tables import table
 from tfvit import runs
 from tfvit.launch import THREADS
-from tfvit.options import table
 from tfvit.progress import progress
 
 TRAIN = "train --data digits --model {model} --image-size {size} --batch-size {batch} --no-flip"

@@ -18,7 +18,7 @@ import click
 import numpy as np
 
 from edge_demo.cli import Command
-from tfvit.options import table
+from edge_demo.tables import table
 from tfvit.progress import progress
 
 DTYPES = ("bfloat16", "float32")

@@ -9,7 +9,7 @@ from pathlib import Path
 from convert.schemes import INTEGER
 from convert.tune import Quantized
 from edge_demo.errors import GateError
-from tfvit.files import write_json
+from edge_demo.files import write_json
 
 
 def keep(

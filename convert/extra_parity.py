@@ -9,8 +9,8 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
-from convert import runner
 from convert.fold import HEADS
+from edge_demo import runner
 from edge_demo.metadata import ATTENTION, FEATURES
 from tfvit.inspect.attention import heat_maps
 from tfvit.preprocess import normalise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tfvit.options import percent
+from edge_demo.tables import percent
 
 
 def number(value: float) -> str:

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from convert import flatbuffer, metadata_schema
 from edge_demo import metadata
+from edge_demo.files import atomic_file
 from edge_demo.metadata import CHECKSUM, DESCRIPTION_FILE, LABELS_FILE
 from edge_demo.preprocess import PreprocessSpec
 from edge_demo.scores import SOFTMAX
 from edge_demo.tflite_schema import ENTRY
-from tfvit.files import atomic_file
 
 EPOCH = (1980, 1, 1, 0, 0, 0)  # a fixed time stamp: the same export gives the same bytes
 

@@ -19,7 +19,14 @@ outputs.py     where results go: lines, pictures, videos, a folder of what is to
 render.py      results as bars, JSON and CSV;  annotate.py  on the picture;  terminal.py  in place
 server.py      --serve: the live page (page.html), the same for programs, and metrics.py for Prometheus
 bounded_http.py  the HTTP server under it: whoever asks, everything about it is bounded
-cli.py         the `edge-demo` command;  commands/  its parts, options.py what these share
+benchmark.py   how fast files are;  bare.py  any .tflite;  profiler.py  where its time goes
+parity.py      whether this device computes what the export did
+machine.py     what figures are measured on;  tables.py, progress.py  for people
+cli.py         the `edge-demo` command;  commands/  its parts
+options.py     options that these share;  option_types.py  of what is given to options
+runner.py      a .tflite in a process of its own, which it may end
+delegation.py  which operations XNNPACK takes, and why not the others
+files.py       files written whole or not at all, and read with one line for what is wrong
 errors.py      UserError: one line, exit code 2
 quiet.py       silence for libraries that greet
 """

@@ -11,7 +11,7 @@ from typing import NoReturn
 
 import click
 
-from edge_demo.commands import classify
+from edge_demo.commands import benchmark, classify, parity
 from edge_demo.errors import UserError
 
 
@@ -67,4 +67,5 @@ def main():
     """
 
 
-main.add_command(classify.classify)
+for command in (classify.classify, benchmark.benchmark, parity.parity):
+    main.add_command(command)

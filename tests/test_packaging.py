@@ -14,7 +14,7 @@ LIGHT = {
     "tfvit train --help": "from tfvit.cli import main; args = ['train', '--help']",
     "tfvit info": "from tfvit.cli import main; args = ['info', {model!r}]",
     "edge-demo --help": "from edge_demo.cli import main; args = ['--help']",
-    "convert.runner": "import convert.runner, convert.delegation; main = lambda *a, **k: None; args = []",
+    "edge_demo.runner": "from edge_demo import delegation, runner; main = lambda *a, **k: None; args = []",
     "import tfvit": "import tfvit; main = lambda *a, **k: None; args = []",
 }
 

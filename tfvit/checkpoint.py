@@ -16,11 +16,13 @@ from typing import BinaryIO
 
 import numpy as np
 
+from edge_demo import files
 from edge_demo.errors import UserError
+from edge_demo.files import decoding, read_json
 from edge_demo.preprocess import PreprocessSpec
 from edge_demo.scores import known
-from tfvit import architecture, files
-from tfvit.files import atomic_folder, decoding, read_json, recover
+from tfvit import architecture
+from tfvit.files import atomic_folder, recover
 
 CONFIG, WEIGHTS, OPTIMIZER = "config.json", "weights.safetensors", "optimizer.safetensors"
 FORMAT = 1

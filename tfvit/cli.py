@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import click
 
+from edge_demo import files
 from edge_demo.cli import OneLineErrors
 from edge_demo.errors import UserError
-from tfvit import files
 from tfvit.commands import (
     checkpoints,
     compare,

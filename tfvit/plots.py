@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from tfvit.files import atomic_file
+from edge_demo.files import atomic_file
 
 MAX_NAMED_CLASSES = 40  # beyond it labels and counts do not fit a page
 # (phase, key, factor, name): what is compared of several runs

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from edge_demo.errors import UserError
-from tfvit.files import atomic_file, decoding
+from edge_demo.files import atomic_file, decoding
 
 RUN, METRICS, CURVES, TENSORBOARD = "run.json", "metrics.jsonl", "curves.png", "tensorboard"
 BEST, LAST, PREVIOUS, WORKERS = "best", "last", "last.previous", "workers"

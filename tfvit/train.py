@@ -17,12 +17,12 @@ import numpy as np
 import tensorflow as tf
 
 from edge_demo.errors import UserError
+from edge_demo.files import write_json
 from tfvit import checkpoint, figures, plots, runs, saving, state, strategies, watch
 from tfvit.cluster import Cluster
 from tfvit.data import Source, pipeline
 from tfvit.evaluate import classification
 from tfvit.exit_codes import Diverged, Stopped
-from tfvit.files import write_json
 from tfvit.model import Model
 from tfvit.preemption import Preemption
 from tfvit.progress import progress

@@ -15,7 +15,8 @@ from pathlib import Path
 import click
 
 from edge_demo.errors import UserError
-from edge_demo.options import Address, runtime_options, source_options
+from edge_demo.option_types import Address
+from edge_demo.options import runtime_options, source_options
 
 RECENT = 1000  # inference times that the median is of
 NAMED = 100  # unreadable files that are named at the end

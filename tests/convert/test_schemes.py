@@ -8,9 +8,9 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 
 from convert import qat, sites, tflite
-from convert.delegation import delegation
 from convert.schemes import INTEGER, REFUSED, SCHEMES
 from edge_demo import Classifier
+from edge_demo.delegation import delegation
 
 INT8, FLOAT32, UINT8 = (getattr(schema.TensorType, t) for t in ("INT8", "FLOAT32", "UINT8"))
 NAMES = {code: name for name, code in vars(schema.BuiltinOperator).items()}

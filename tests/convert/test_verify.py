@@ -12,10 +12,10 @@ import tensorflow as tf
 from ai_edge_litert import schema_py_generated as schema
 
 import tfvit
-from convert import edge_graph, fold, metadata, runner, tflite, verify
+from convert import edge_graph, fold, metadata, tflite, verify
 from convert import model as models
 from convert.schemes import SCHEMES
-from edge_demo import Classifier, PreprocessSpec
+from edge_demo import Classifier, PreprocessSpec, runner
 from edge_demo.errors import GateError
 from edge_demo.images import decode
 from edge_demo.metadata import read
@@ -134,7 +134,7 @@ def children():
             parent = (folder / "stat").read_text().rpartition(")")[2].split()[1]
             if (
                 int(parent) == os.getpid()
-                and b"convert.runner" in (folder / "cmdline").read_bytes()
+                and b"edge_demo.runner" in (folder / "cmdline").read_bytes()
             ):
                 yield int(folder.name)
 

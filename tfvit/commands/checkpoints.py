@@ -5,8 +5,9 @@ from __future__ import annotations
 import click
 
 from edge_demo.errors import UserError
+from edge_demo.tables import table
 from tfvit import interop
-from tfvit.options import PATH, ImageSize, Setting, need, seed_option, table
+from tfvit.options import PATH, ImageSize, Setting, need, seed_option
 
 
 @click.command()

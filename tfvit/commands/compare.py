@@ -8,10 +8,11 @@ from pathlib import Path
 
 import click
 
+from edge_demo import files
 from edge_demo.errors import UserError
-from tfvit import files
+from edge_demo.tables import percent, table
 from tfvit.compare import AGAINST, differences, draw, read
-from tfvit.options import PATH, percent, table
+from tfvit.options import PATH
 
 
 @click.command()

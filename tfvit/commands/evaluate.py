@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import click
 
+from edge_demo import files
 from edge_demo.errors import UserError
-from tfvit import figures, files
-from tfvit.options import PATH, data_options, name_unreadable, need, percent, table
+from edge_demo.tables import percent, table
+from tfvit import figures
+from tfvit.options import PATH, data_options, name_unreadable, need
 
 
 @click.command("eval")

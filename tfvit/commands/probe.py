@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import click
 
-from tfvit import files
+from edge_demo import files
+from edge_demo.tables import percent
 from tfvit.commands.checkpoints import must_be_new
-from tfvit.options import PATH, data_options, name_unreadable, need, percent, seed_option
+from tfvit.options import PATH, data_options, name_unreadable, need, seed_option
 
 
 @click.command()

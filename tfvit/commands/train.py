@@ -7,6 +7,7 @@ import json
 import click
 
 from edge_demo.errors import UserError
+from edge_demo.tables import table
 from tfvit.architecture import POOLINGS
 from tfvit.exit_codes import INTERRUPTED, Stopped
 from tfvit.options import (
@@ -18,7 +19,6 @@ from tfvit.options import (
     need,
     seed_option,
     strategy_option,
-    table,
 )
 
 DRY_RUN, BATCH = "dry_run.json", "batch.png"
@@ -193,10 +193,10 @@ def train(
 
 def _dry_run(run, source, devices: int, out) -> None:
     """Prints what a run costs, and leaves that and a picture of its first batch in `out`."""
+    from edge_demo.files import write_json
     from tfvit import dry_run as dry
     from tfvit import plots, recipe, watch
     from tfvit.data import pipeline
-    from tfvit.files import write_json
     from tfvit.model import build
     from tfvit.optimizer import RULES, frozen
 

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from edge_demo.errors import UserError
+from edge_demo.files import atomic_file, sha256
 from edge_demo.preprocess import PreprocessSpec
 from tfvit import architecture
 from tfvit.architecture import Architecture, ResNetArchitecture, name_of
-from tfvit.files import atomic_file, sha256
 from tfvit.interop import npz
 from tfvit.interop.google_names import (
     BIG_TRANSFER,

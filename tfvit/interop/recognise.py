@@ -6,8 +6,8 @@ import zipfile
 from pathlib import Path
 
 from edge_demo.errors import UserError
+from edge_demo.files import decoding, read_json
 from tfvit import checkpoint
-from tfvit.files import decoding, read_json
 
 CONFIG = "config.json"
 MAY_HOLD_CODE = (".pth", ".pt", ".bin", ".ckpt", ".pkl", ".pickle")

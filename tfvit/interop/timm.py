@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from edge_demo.errors import UserError
+from edge_demo.files import decoding, read_json, sha256, write_json
 from tfvit import checkpoint
 from tfvit.architecture import Architecture
-from tfvit.files import atomic_folder, decoding, read_json, sha256, write_json
+from tfvit.files import atomic_folder
 from tfvit.interop import timm_config as configs
 from tfvit.interop.imported import Imported
 from tfvit.interop.table import Row, convolution, dense, norm, to_ours, to_theirs

@@ -1,0 +1,20 @@
+"""Figures for people."""
+
+from __future__ import annotations
+
+
+def table(rows: list[list[str]], header: list[str], left: int = 1) -> str:
+    """Rows of text as a table; the first `left` columns left, the others right."""
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+
+    def line(row: list[str]) -> str:
+        sides = [str.ljust] * left + [str.rjust] * (len(row) - left)
+        cells = [side(cell, width) for side, cell, width in zip(sides, row, widths)]
+        return "  ".join(cells).rstrip()
+
+    return "\n".join([line(header), "  ".join("-" * w for w in widths), *map(line, rows)])
+
+
+def percent(share: float | None) -> str:
+    """0.9731 as "97.31 %"; None as "-"."""
+    return "-" if share is None else f"{100 * share:.2f} %"
