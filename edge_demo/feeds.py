@@ -136,13 +136,15 @@ def ffmpeg(address: str, kind: str | None, options: dict[str, str]) -> Frames:
             raise UserError("no picture in it")
         stream = container.streams.video[0]
         stream.thread_type = "SLICE"  # threads for frames would each hold one back
+        # MJPEG has no times: FFmpeg makes them up, 25 frames a second
+        timed = not container.format.flags & av.format.Flags.no_timestamps.value
         for packet in container.demux(stream):
             try:
                 frames = packet.decode()
             except av.error.InvalidDataError:  # damaged on its way; the next one may be whole
                 continue
             for frame in frames:
-                yield frame, frame.time
+                yield frame, frame.time if timed else None
 
 
 def picamera(number: int, wanted: Wanted) -> Frames:

@@ -50,7 +50,9 @@ class Board:
         self.count, self.result = 0, None
 
     def put(self, result: Result) -> None:
-        """Makes this the newest result; waits for nobody."""
+        """Makes this the newest result; waits for nobody. The first is drawn: UserError if it cannot be."""
+        if not self.count:
+            self._draw(result)
         with self._changed:
             self.result, self.count = result, self.count + 1
             self._times.append(time.monotonic())
@@ -127,7 +129,7 @@ class Site:
         }
 
     def take(self, result: Result) -> None:
-        """Publishes a result of the source."""
+        """Publishes a result of the source; UserError if it cannot be drawn."""
         with self._lock:
             self._labels[result.label] += 1
             self._inference.add(result.milliseconds["inference"] / 1e3)

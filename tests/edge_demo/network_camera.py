@@ -29,13 +29,13 @@ def jpeg(number, size=(64, 64)):
 
 
 class Camera(http.server.ThreadingHTTPServer):
-    """MJPEG over HTTP at RATE; `picture` gives the JPEG of frame n."""
+    """MJPEG over HTTP; `picture` gives the JPEG of frame n, `rate` frames a second."""
 
     daemon_threads = allow_reuse_address = True
 
-    def __init__(self, port=0, picture=jpeg):
+    def __init__(self, port=0, picture=jpeg, rate=RATE):
         super().__init__(("127.0.0.1", port), _Http)
-        self.stopped, self.picture = threading.Event(), picture
+        self.stopped, self.picture, self.rate = threading.Event(), picture, rate
         self.address = f"http://user:secret@127.0.0.1:{self.server_port}/video.mjpeg"
         threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
 
@@ -54,7 +54,8 @@ class _Http(http.server.BaseHTTPRequestHandler):
         for number in itertools.count():
             picture = self.server.picture(number)
             head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(picture)}\r\n\r\n"
-            if self.server.stopped.wait(max(0, began + number / RATE - time.monotonic())):
+            due = began + number / self.server.rate
+            if self.server.stopped.wait(max(0, due - time.monotonic())):
                 return
             try:
                 self.wfile.write(head.encode() + picture + b"\r\n")

@@ -145,7 +145,7 @@ def test_a_browser_shows_the_newest_picture_and_its_label(live, tmp_path):
     assert re.search(r'id="model">int8\.tflite<', page), done.stderr
     assert re.search(r'id="state"[^>]* class="ok">http://127\.0\.0\.1:\d+/video\.mjpeg<', page)
     assert re.search(r'id="label">\d<', page) and len(re.findall("<li[ >]", page)) == 5
-    assert re.search(r'<canvas [^>]*width="64" height="64"', page)
+    assert re.search(r'<canvas [^>]*width="64" height="160"', page)
 
 
 @pytest.mark.parametrize("path", [*ROUTES, "/none"])
@@ -324,7 +324,7 @@ def test_a_frame_is_drawn_once_for_all_viewers_and_never_for_none(pipeline):
         ]
         for result in results[:5]:
             take(result)
-        assert drawn == []
+        assert drawn == [0]  # whether it can be
         with contextlib.ExitStack() as stack:
             streams = [stack.enter_context(watching(url))[1] for _ in range(3)]
             for stream in streams:
@@ -333,7 +333,7 @@ def test_a_frame_is_drawn_once_for_all_viewers_and_never_for_none(pipeline):
                 time.sleep(0.1)
                 take(result)
             time.sleep(0.2)
-        assert drawn == [4, 5, 6, 7]
+        assert drawn == [0, 4, 5, 6, 7]
 
 
 # --- pictures that are posted
@@ -533,6 +533,9 @@ def test_one_request_a_connection(live):
 
 
 def test_slow_viewers_hold_nothing_up_and_a_ninth_is_refused(live):
+    before, start = live.metric("edge_demo_results_total"), time.monotonic()
+    time.sleep(1.5)
+    usual = (live.metric("edge_demo_results_total") - before) / (time.monotonic() - start)
     with contextlib.ExitStack() as stack:
         stalled = stack.enter_context(socket.socket())
         stalled.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -556,8 +559,9 @@ def test_slow_viewers_hold_nothing_up_and_a_ninth_is_refused(live):
         took = time.monotonic() - start
         results = live.metric("edge_demo_results_total") - before
         assert live.metric("edge_demo_viewers") == 8
-        assert results / took > 20 and live.metric("edge_demo_frame_age_seconds") < 0.5
-        assert min(counts) / took > 15, (counts, took)
+        assert usual > 10 and results / took > 0.7 * usual
+        assert live.metric("edge_demo_frame_age_seconds") < 0.5
+        assert min(counts) / took > 0.5 * usual, (counts, took)
     deadline = time.monotonic() + 20
     while live.metric("edge_demo_viewers"):
         assert time.monotonic() < deadline
@@ -611,6 +615,25 @@ def test_whoever_is_slow_is_cut_off(pipeline, monkeypatch):
         with socket.create_connection((address.hostname, address.port)) as client:
             client.sendall(POST % len(picture) + picture)  # in time, however long it then takes
             assert client.recv(100).startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_viewer_who_takes_nothing_is_cut_off(pipeline, monkeypatch):
+    monkeypatch.setattr(bounded_http, "ANSWER", 0.6)
+    monkeypatch.setattr(bounded_http, "POLL", 0.1)
+    noise = np.asarray(Image.effect_noise((900, 900), 99).convert("RGB"))
+    with at_once(pipeline) as (take, url), socket.socket() as client:
+        result = pipeline.result(Frame(noise, "s", 0))
+        take(result)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        address = urllib.parse.urlsplit(url)
+        client.connect((address.hostname, address.port))
+        client.sendall(GET % b"/stream")
+        viewers = []
+        for _ in range(30):
+            take(result)
+            time.sleep(0.1)
+            viewers.append(json.loads(ask(url, "/health").text)["viewers"])
+        assert max(viewers) == 1 and viewers[-1] == 0
 
 
 WORDS = [
@@ -731,3 +754,10 @@ def test_limit_ends_it(edge_cli, int8, sample_photos, tmp_path):
     done = edge_cli(int8, *options, "--csv")
     assert done.code == 0 and done.out.count("\n") == 2
     assert re.fullmatch(r"http://127\.0\.0\.1:\d+\n", done.err)
+
+
+def test_what_cannot_be_drawn_ends_it(edge_cli, int8, sample_photos, tmp_path):
+    sample_photos["china"].save(tmp_path / "a.png")
+    options = ("--source", tmp_path / "a.png", "--serve", "127.0.0.1:0", "--overlay", "attention")
+    done = edge_cli(int8, *options)
+    assert done.code == 2 and "--with-attention" in done.err.splitlines()[-1]

@@ -185,6 +185,13 @@ def test_only_the_newest_frame_is_taken(camera):
     assert np.diff(levels[1:]).min() > 4 and np.diff(numbers[1:]).min() > 4
 
 
+def test_a_slow_camera_is_not_taken_for_a_late_one(int8, process):
+    camera = Camera(rate=8)  # MJPEG has no times of its own
+    done = process("edge-demo", int8, "--source", camera.address, "--json", "--limit", "20")
+    camera.stop()
+    assert np.median([row["milliseconds"]["age"] for row in rows(done.out)]) < 150
+
+
 @pytest.mark.parametrize(
     "kinds", [("JPEG",), ("PNG",), ("WEBP",), ("BMP",), ("JPEG", "PNG", "WEBP", "BMP")]
 )
