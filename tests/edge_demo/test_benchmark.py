@@ -165,7 +165,7 @@ def test_the_profile_says_where_the_time_goes_and_what_xnnpack_leaves(profiled, 
     entry = found["profiles"][str(foreign)]
     slowest, *others = entry["operations"]
     assert slowest["op"].startswith("Fully Connected") and slowest["by"] == "XNNPACK"
-    assert slowest["milliseconds"] > 0.5 * entry["milliseconds"]
+    assert slowest["milliseconds"] > 10 * sum(o["milliseconds"] for o in others)
     assert [o["op"] for o in others if o["by"] == "LiteRT"] == ["CUMSUM"]
     assert [rest["op"] for rest in entry["delegation"]["rest"]] == ["CUMSUM"]
     assert "XNNPACK takes 1 of 2 operations of the file, in 1 part." in out
@@ -231,7 +231,7 @@ def test_files_take_turns_and_one_that_fails_on_the_way_is_left_out(monkeypatch,
     paths = [tmp_path / name for name in times]
     for path in paths:
         path.write_bytes(b"12345")
-    a, b, c = benchmark.measure(paths, [1], 3 * benchmark.TURN)
+    a, b, c = benchmark.measure(paths, [1], 2.5 * benchmark.TURN)
     assert "".join(asked) == "abcabcabcab"  # first to warm up
     assert c["error"] == "ended" and "p50_ms" not in c
     assert (a["p50_ms"], a["runs"], a["speed"]) == (6.0, 9, 1.0)
