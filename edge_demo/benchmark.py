@@ -25,7 +25,8 @@ def measure(paths: Sequence[Path], threads: Sequence[int], seconds: float) -> li
     """One dictionary for each file and number of threads, in this order.
 
     seconds: of counted runs of each file. Of every file there are `file`, `threads`, `bytes`, and
-    - `start_up_ms`: from the start of a process to its first result; `load_ms` of it to load the file
+    - `start_up_ms`: from the start of a process to its first result; `load_ms` and
+      `first_ms` of it: loading the file, the first run
     - `p50_ms`, `p90_ms`, `p99_ms` of `runs`, and how many there were `per_second`
     - `speed`: the p50 of the first file with as many threads, divided by this one's
     - `peak_mib`, resident, of a process that ran it once; `above_mib`, what of it came with the file
@@ -80,6 +81,7 @@ def _figures(opened: runner.Bare, samples: list[float], first: list[float] | Non
     return {
         "start_up_ms": opened.start_up_ms,
         "load_ms": opened.load_ms,
+        "first_ms": opened.first_ms,
         **{f"p{p}_ms": float(np.percentile(samples, p)) for p in PERCENTILES},
         "per_second": 1e3 * len(samples) / sum(samples),
         "runs": len(samples),

@@ -11,11 +11,10 @@ CPU_ZONES = ("cpu", "soc", "pkg")  # in the types of thermal zones that are the 
 
 def describe() -> dict:
     """processor, threads, system."""
-    name = platform.processor() or platform.machine()
-    for line in (_read(Path("/proc/cpuinfo")) or "").splitlines():
-        if line.startswith("model name"):
-            name = line.partition(":")[2].strip()
-            break
+    told = (_read(Path("/proc/cpuinfo")) or "").splitlines()
+    names = [line.partition(":")[2].strip() for line in told if line.startswith("model name")]
+    board = (_read(Path("/proc/device-tree/model")) or "").strip("\0")  # where ARM tells no name
+    name = next(filter(None, (*names, board, platform.processor(), platform.machine())), "")
     system = f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
     return {"processor": name, "threads": os.cpu_count(), "system": system}
 

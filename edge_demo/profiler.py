@@ -41,13 +41,17 @@ def profile(path: str, threads: int, seconds: float) -> dict:
 
     Returns `runs` that were measured, `milliseconds` of one, and `operations`, the slowest first: op, by
     ("XNNPACK" or "LiteRT"), count and milliseconds in one run. The runtime counts whole microseconds.
-    Raises RuntimeError if the runtime refuses, AttributeError or OSError if it has no such interface.
+    Raises RuntimeError if the runtime refuses, or has no such interface.
     Loads the file in this process, which a bad file can abort: see `runner.profile`.
     """
-    library = ctypes.CDLL(str(next(Path(ai_edge_litert.__file__).parent.glob("libLiteRt.*"))))
+    paths = list(Path(ai_edge_litert.__file__).parent.glob("libLiteRt.*"))
+    library = ctypes.CDLL(str(paths[0])) if paths else None
 
     def call(name: str, *arguments) -> None:
-        status = getattr(library, name)(*arguments)
+        function = getattr(library, name, None)
+        if function is None:
+            raise RuntimeError(f"no {name}")
+        status = function(*arguments)
         if status:
             raise RuntimeError(f"{name} gives {status}")
 

@@ -254,12 +254,7 @@ def serve(requests: BinaryIO, replies: BinaryIO) -> None:
         message, array = request
         try:
             reply = verbs[message.pop("verb")](array, **message)
-        except (
-            ValueError,
-            RuntimeError,
-            AttributeError,
-            OSError,
-        ) as error:  # UserError is the first
+        except (ValueError, RuntimeError) as error:  # the runtime's; UserError is a ValueError
             text = str(error).removeprefix(f"{message.get('file')}: ")
             reply = {"error": next(iter(text.splitlines()), "") or type(error).__name__}, None
         _send(replies, *reply)

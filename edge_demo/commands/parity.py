@@ -44,7 +44,7 @@ def parity(report, names, threads, json_file):
     for reference in chosen:
         absent = check.missing(reference)
         if absent:
-            rest = " or leave it out with --file" if absent == reference.path else ""
+            rest = " or name the others with --file" if absent == reference.path else ""
             raise UserError(f"{absent}: not there; copy the whole exported folder{rest}")
     with progress(chosen, "checking") as bar:
         verdicts = [check.check(reference, threads) for reference in bar]

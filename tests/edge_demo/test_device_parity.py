@@ -337,7 +337,7 @@ BAD = {
     "a link": (link, OUT),
     "no picture": (lambda f: (f / "reference/07.jpg").unlink(), "07.jpg: not there"),
     "no pixels": (lambda f: (f / "reference/07-32.png").unlink(), "07-32.png: not there"),
-    "no file": (lambda f: (f / "int8.tflite").unlink(), "leave it out with --file"),
+    "no file": (lambda f: (f / "int8.tflite").unlink(), "name the others with --file"),
     "a damaged picture": (lambda f: (f / "reference/07.jpg").write_text("x"), "not a JPEG"),
 }
 
