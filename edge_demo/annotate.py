@@ -16,6 +16,7 @@ TEXT, FAINT, PANEL, BAR = (255, 255, 255), (200, 200, 200), (0, 0, 0, 150), (88,
 REGION = (255, 200, 60)
 # Colours of attention from none to most, dark to bright; the darkest are the most transparent.
 HEAT = np.array([(20, 10, 60), (120, 30, 110), (220, 70, 60), (252, 170, 40), (252, 255, 165)])
+WHOLE = (5, 98)  # percentiles of the attention that the colours go from and to
 OPACITY = 0.75  # of the most looked at
 
 
@@ -91,7 +92,8 @@ def _font(size: int) -> ImageFont.ImageFont:
 
 def _heated(picture: Image.Image, attention: np.ndarray) -> Image.Image:
     """The picture under the colours of HEAT, each place as opaque as it was looked at."""
-    share = Image.fromarray(attention / max(attention.max(), 1e-12))
+    low, high = np.percentile(attention, WHOLE)  # a few patches that stand for all must not hide the rest
+    share = Image.fromarray((attention - low) / max(high - low, 1e-12))
     share = np.clip(np.asarray(share.resize(picture.size, Image.Resampling.BICUBIC)), 0, 1)
     places = np.linspace(0, 1, len(HEAT))
     levels = np.arange(256) / 255
