@@ -39,7 +39,7 @@ def forward(
         int8 kernels hold the weights without error.
     """
     if isinstance(arch, ResNetArchitecture):
-        return edge_resnet.logits(w, pixels, arch)
+        return edge_resnet.logits(w, pixels, arch, quantize)
     epsilon = 0.0 if integer else arch.layer_norm_epsilon
     batch, (rows, columns), patch = pixels.shape[0], arch.grid, arch.patch_size
     heads, head_dim, width = arch.heads, arch.head_dim, arch.width
@@ -147,10 +147,12 @@ def observe(
     batches: Iterable[tf.Tensor],
     statistic: Callable[[str, tf.Tensor], tf.Tensor | None],
     advance: Callable[[], object],
+    graph: Callable = forward,
 ) -> Iterator[dict[str, np.ndarray]]:
     """For each batch of grey levels [b, h, w, 3]: what `statistic` makes of the sites, by name.
 
     statistic: of a site's name and tensor; None leaves the site out. advance: called after each batch.
+    graph: what visits them.
     """
 
     @tf.function
@@ -163,7 +165,7 @@ def observe(
                 seen[name] = found
             return x
 
-        forward(w, tf.cast(pixels, tf.float32), arch, note)
+        graph(w, tf.cast(pixels, tf.float32), arch, note)
         return seen
 
     for pixels in batches:

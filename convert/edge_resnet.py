@@ -35,8 +35,13 @@ def stem(w: dict, pixels: tf.Tensor, arch: Architecture) -> tuple[Callable, tf.T
     return last, x
 
 
-def logits(w: dict, pixels: tf.Tensor, arch: ResNetArchitecture) -> tf.Tensor:
-    """Logits [b, classes] of a BiT ResNet of grey levels [b, h, w, 3]."""
+def logits(
+    w: dict,
+    pixels: tf.Tensor,
+    arch: ResNetArchitecture,
+    note: Callable[[str, tf.Tensor], tf.Tensor],
+) -> tf.Tensor:
+    """Logits [b, classes] of a BiT ResNet of grey levels [b, h, w, 3]; note: sees what the head reads."""
 
     def conv(x: tf.Tensor, name: str, stride: int = 1) -> tf.Tensor:
         kernel = w[f"{name}/kernel"]
@@ -54,7 +59,7 @@ def logits(w: dict, pixels: tf.Tensor, arch: ResNetArchitecture) -> tf.Tensor:
         y = norm_relu(conv(y, f"{name}/conv_1"), f"{name}/norm_2")
         y = norm_relu(conv(y, f"{name}/conv_2", stride), f"{name}/norm_3")
         x = shortcut + conv(y, f"{name}/conv_3")
-    x = tf.reduce_mean(norm_relu(x, "norm"), axis=[1, 2])
+    x = note("head/rows", tf.reduce_mean(norm_relu(x, "norm"), axis=[1, 2]))
     return tf.matmul(x, w["head/kernel"]) + w["head/bias"]
 
 

@@ -61,5 +61,7 @@ def equalise(weights: Weights, arch: Architecture, beyond: np.ndarray) -> Weight
     for dense in fold.norm_readers(arch):
         kernel = w[f"{dense}/kernel"]  # several class tokens lie one behind the other
         w[f"{dense}/kernel"] = kernel / np.resize(a, len(kernel))[:, np.newaxis]
+    if "features/gamma" in w:
+        w["features/gamma"] = w["features/gamma"] / np.resize(a, len(w["features/gamma"]))
     w["residual/mean"] = number[:, np.newaxis] / (unit * arch.width)
     return {name: np.asarray(value, np.float32) for name, value in w.items()}

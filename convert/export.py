@@ -7,14 +7,15 @@ import importlib.metadata
 import shlex
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import click
 import tensorflow as tf
 
-from convert import budget, metadata, reference, sensitivity, sites, tune, verify
+from convert import budget, metadata, prototypes, reference, sensitivity, sites, tune, verify
 from convert import model as models
+from convert.extras import EXTRAS, refusal
 from convert.model import Model
 from convert.report import page
 from convert.schemes import FLOAT, SCHEMES, Scheme
@@ -22,7 +23,7 @@ from convert.tune import Quantized
 from edge_demo import machine
 from edge_demo.errors import UserError
 from edge_demo.files import write_json
-from edge_demo.metadata import LABELS_FILE
+from edge_demo.metadata import FEATURES, LABELS_FILE, LOGITS, describe
 from edge_demo.parity import REPORT
 from tfvit import figures
 from tfvit.data import Source
@@ -44,6 +45,7 @@ def export(
     strategy: tf.distribute.Strategy | None = None,
     with_sensitivity: bool = False,
     max_drop: float | None = None,
+    extras: Collection[str] = (),
     say: Callable[[str], None] = click.echo,
 ) -> dict:
     """Writes a .tflite for each scheme and size, labels.txt, a report and reference pictures into `out`.
@@ -53,6 +55,7 @@ def export(
     image_sizes: (height, width) in pixels; None is the checkpoint's own.
     max_drop: points of top-1, or of mAP, that a file may lose against float32; the layers that cost
         most are kept in float until it holds.
+    extras: names of `convert.extras.EXTRAS`, which the files tell beside their logits.
     Returns the report. Raises UserError for what cannot be exported, and GateError for a file that does
     not load and run, does not compute what Keras does, or loses more than max_drop; then the files in
     `out` are as they were, and `failed.json` says which layers cost what.
@@ -70,6 +73,10 @@ def export(
         reason = sites.refusal(scheme, readings[0].architecture)
         if reason:
             raise UserError(f"{folder}: scheme {scheme.name} cannot work: {reason}")
+    reason = refusal(extras, readings[0].architecture)
+    if reason:
+        raise UserError(f"{folder}: {reason}")
+    told = tuple(name for name in EXTRAS if name in extras)
     if source:
         classification.match_labels(readings[0].labels, source, readings[0].scores)
     report: dict = {"checkpoint": str(folder), "files": {}}
@@ -83,7 +90,7 @@ def export(
             written: dict[str, Quantized] = {}
             paths: dict[str, Path] = {}
             base = 0.0  # accuracy of the float file, once it is asked for
-            for quantized in tune.quantize(model, chosen, source, options, strategy, say):
+            for quantized in tune.quantize(model, chosen, source, options, strategy, say, told):
                 stem = quantized.scheme.name + (f"-{model.size}" if len(readings) > 1 else "")
                 path = staging / f"{stem}.tflite"
                 costs = functools.cache(functools.partial(_costs, model, quantized, source))
@@ -102,11 +109,15 @@ def export(
             rounded = {s: q for s, q in written.items() if q.scheme.activations != FLOAT}
             simulate = {stem: quantized.simulate(model) for stem, quantized in rounded.items()}
             entries = verify.measure(model, paths, source, simulate, examples=examples)
+            known, measured = None, {}
+            if FEATURES in told and prototypes.possible(model, source):
+                first = next(iter(paths.values()))
+                known, measured["prototypes"] = prototypes.measure(model, first, source)
             names, pixels = reference.write_pixels(staging, report["reference"], model)
             for stem, path in paths.items():
-                if "accuracy" in entries[stem]:
-                    metadata.describe(path, accuracy=entries[stem]["accuracy"])
+                describe(path, prototypes=known, accuracy=entries[stem].get("accuracy"))
                 entries[stem] |= {
+                    **measured,
                     **verify.content(path),
                     "quantization": _record(written[stem]),
                     "reference_pixels": names,
@@ -143,6 +154,7 @@ def _write(model: Model, quantized: Quantized, path: Path) -> None:
     content = metadata.add(
         *(quantized.write(model), model.labels, model.pixel_spec, description),
         scores=model.scores,
+        outputs=(LOGITS, *quantized.extras),
         name=model.architecture.name,
         version=model.sha256[:12],
     )

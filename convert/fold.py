@@ -66,6 +66,7 @@ def _fold_transformer(w: Weights, arch: Architecture) -> None:
     if arch.pooling == "map":
         _fold_probe(w, arch)
         _fold_norm(w, "map/norm", ["map/mlp/dense_1"])
+    _keep_features(w, arch)
     _fold_norm(w, "norm", last_norm_readers(arch))
     if arch.pooling == "map":
         w.pop(f"{MAP}/scores/bias")  # of the norm: the same for every token, as a key's
@@ -146,6 +147,17 @@ def _fold_norm(w: Weights, norm: str, dense: list[str]) -> None:
         gamma, beta = np.resize(gammas, len(kernel)), np.resize(betas, len(kernel))
         w[f"{name}/bias"] = w.get(f"{name}/bias", 0.0) + beta @ kernel
         w[f"{name}/kernel"] = gamma[:, np.newaxis] * kernel
+
+
+def _keep_features(w: Weights, arch: Architecture) -> None:
+    """`features/gamma` and `features/beta`: what the last norm's gain and shift make of what a head reads.
+
+    They are missing where something else comes between the two.
+    """
+    if HEADS[0] in last_norm_readers(arch):
+        inputs = len(w["head/kernel"]) * (1 + arch.distillation_token)
+        for part in ("gamma", "beta"):
+            w[f"features/{part}"] = np.resize(w[f"norm/{part}"], inputs)
 
 
 def _fold_attention_scale(w: Weights, query: str, head_dim: int) -> None:

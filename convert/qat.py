@@ -6,7 +6,8 @@ the weights have ranges of their own, per channel.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import functools
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 import numpy as np
 import tensorflow as tf
@@ -14,6 +15,7 @@ import tensorflow_model_optimization as tfmot
 
 from convert import answers, edge_graph, sites
 from convert.edge_graph import Quantize
+from convert.extras import outputs
 from convert.fold import Weights
 from convert.schemes import BLOCK, Scheme, blockwise
 from convert.sites import Range
@@ -26,11 +28,8 @@ from tfvit.recipe import Recipe
 quantizers = tfmot.quantization.keras.quantizers
 SHARE = 0.9999  # of the values that a percentile keeps within its range, at either end
 SAMPLE = 2**16  # values of a tensor that a percentile is taken from
-NOT_TRAINED = (
-    "residual/mean",
-    "input/scale",
-    "input/shift",
-)  # whole numbers; what normalises a picture
+# Whole numbers; what normalises a picture; what the logits do not depend on.
+NOT_TRAINED = ("residual/mean", "input/scale", "input/shift", "features/gamma", "features/beta")
 RANGES_FASTER = 300.0  # learning rate of a range, over that of a weight
 
 
@@ -184,19 +183,21 @@ def calibrate(
     batches: Iterable[tf.Tensor],
     method: str,
     advance: Callable[[], object],
+    extras: Collection[str] = (),
 ) -> dict[str, Range]:
     """(lowest, highest) of every activation site over batches of grey levels [b, h, w, 3].
 
     method: "minmax", the extremes of all; "average", the mean over the batches of their extremes;
         "percentile", the mean over the batches of what all but 0.01 % of the values are within.
     """
-    known = sites.ranged(arch)
+    known = sites.ranged(arch, extras)
     share = SHARE if method == "percentile" else 1.0
 
     def ends_of(name: str, x: tf.Tensor) -> tf.Tensor | None:
         return _ends(x, share) if name in known else None
 
-    seen = list(edge_graph.observe(weights, arch, batches, ends_of, advance))
+    graph = functools.partial(outputs, extras=extras)
+    seen = list(edge_graph.observe(weights, arch, batches, ends_of, advance, graph))
     ranges = {}
     for name, site in known.items():
         ends = np.array([batch[name] for batch in seen], np.float64)  # [batches, 2]

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from convert.schemes import DYNAMIC, FLOAT, INTEGER, Scheme
+from edge_demo.metadata import ATTENTION, FEATURES, LOGITS
 from tfvit.architecture import Architecture, ResNetArchitecture
 
 Range = tuple[float, float]
@@ -99,14 +100,37 @@ def first_residual(arch: Architecture) -> str:
     return "embedding/output" if bare else "tokens"
 
 
-def sites(arch: Architecture) -> dict[str, Site]:
-    """All sites by name."""
-    return dict(_sites(arch))
+def sites(arch: Architecture, extras: Collection[str] = ()) -> dict[str, Site]:
+    """All sites by name; extras: what the graph tells beside its logits (`convert.extras`)."""
+    return dict(_sites(arch)) | {name: Site(None) for name in _extra_sites(arch, extras)}
 
 
-def ranged(arch: Architecture) -> dict[str, Site]:
+def ranged(arch: Architecture, extras: Collection[str] = ()) -> dict[str, Site]:
     """The sites whose range is one for all images: known or calibrated."""
-    return {name: site for name, site in _sites(arch) if not site.kernel and not site.rows}
+    found = sites(arch, extras).items()
+    return {name: site for name, site in found if not site.kernel and not site.rows}
+
+
+def output_site(name: str, arch: Architecture) -> str:
+    """The site of an output: one of the sites of what it is made from, where it is only reshaped."""
+    if name == LOGITS:
+        return "head/output"
+    if name == ATTENTION:
+        return "rollout/block_0/output"
+    if arch.pooling == "map":
+        return "map/output"
+    return "pre_logits/tanh" if arch.representation_size else "features/output"
+
+
+def _extra_sites(arch: Architecture, extras: Collection[str]) -> Iterator[str]:
+    if FEATURES in extras and output_site(FEATURES, arch) == "features/output":
+        yield from ("features/scaled", "features/output")
+    if ATTENTION in extras:
+        blocks = [f"rollout/block_{i}" for i in range(arch.depth)]
+        for part in ("heads", "attended", "both", "output"):
+            yield from (f"{block}/{part}" for block in blocks)
+        if arch.pooling == "map":
+            yield "rollout/map/heads"
 
 
 def _sites(arch: Architecture) -> Iterator[tuple[str, Site]]:
@@ -172,7 +196,12 @@ def _sites(arch: Architecture) -> Iterator[tuple[str, Site]]:
     yield from dense("head")
 
 
-def rounded(arch: Architecture, scheme: Scheme, in_float: frozenset[str]) -> dict[str, Site]:
+def rounded(
+    arch: Architecture,
+    scheme: Scheme,
+    in_float: frozenset[str],
+    extras: Collection[str] = (),
+) -> dict[str, Site]:
     """The sites that a scheme rounds, where the layers `in_float` stay in float."""
 
     dynamic = scheme.activations == DYNAMIC
@@ -189,7 +218,7 @@ def rounded(arch: Architecture, scheme: Scheme, in_float: frozenset[str]) -> dic
             return not used <= left
         return used <= rows - left if site.rows else not used <= left | rows
 
-    found = {name: site for name, site in sites(arch).items() if rounds(site)}
+    found = {name: site for name, site in sites(arch, extras).items() if rounds(site)}
     if scheme.activations == INTEGER:
         for name, site in found.items():
             found[name] = dataclasses.replace(site, fixed=site.fixed_integer or site.fixed)

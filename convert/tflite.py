@@ -7,16 +7,21 @@ estimated a second time, and no fake-quantization op ever meets the converter.
 
 from __future__ import annotations
 
+import errno
 import re
+import struct
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
 from ai_edge_litert import schema_py_generated as schema
 
 from convert import edge_graph, sites
+from convert.extras import NORMALISED, outputs
 from convert.fold import Weights
 from convert.schemes import BLOCK, INTEGER, MIXED, Scheme, blockwise
 from convert.sites import Range
+from edge_demo.metadata import LOGITS
 from edge_demo.quiet import quiet
 from tfvit.architecture import Architecture
 
@@ -25,6 +30,7 @@ _SHAPE_OPS = ("RESHAPE", "TRANSPOSE", "STRIDED_SLICE")  # their output has the r
 # What a mixed file computes in integers. GELU is not there: between two int8 tensors XNNPACK turns a
 # float one into a table of 256 values, while the int8 GELU of LiteRT is outside of XNNPACK.
 _MIXED_OPS = ("FULLY_CONNECTED", "BATCH_MATMUL", *_SHAPE_OPS)
+ISLANDS = (edge_graph.STEM, NORMALISED)  # name scopes that stay in float
 
 
 def write(
@@ -33,15 +39,17 @@ def write(
     arch: Architecture,
     ranges: dict[str, Range] | None = None,
     in_float: frozenset[str] = frozenset(),
+    extras: Sequence[str] = (),
 ) -> bytes:
-    """A .tflite of folded weights: grey levels [1, h, w, 3] -> logits [1, classes].
+    """A .tflite of folded weights: grey levels [1, h, w, 3] -> logits [1, classes], then the `extras`.
 
     ranges: (lowest, highest) of every rounded activation site, for a scheme that is `calibrated`.
     in_float: layers (`sites.layers`) that stay in float.
+    extras: what it tells beside its logits (`convert.extras`).
     """
     if scheme.weights == "float16":
-        return _float_model(weights, arch, half=True)
-    model = _float_model(weights, arch, integer=scheme.activations == INTEGER)
+        return _float_model(weights, arch, extras, half=True)
+    model = _float_model(weights, arch, extras, integer=scheme.activations == INTEGER)
     if scheme.weights == "float32":
         return model
     from ai_edge_quantizer import quantizer
@@ -49,7 +57,8 @@ def write(
     file = schema.ModelT.InitFromObj(schema.Model.GetRootAs(model))
     with quiet():
         aeq = quantizer.Quantizer(model)
-        found, rounded = tensor_sites(file, arch), sites.rounded(arch, scheme, in_float)
+        found = tensor_sites(file, arch, extras)
+        rounded = sites.rounded(arch, scheme, in_float, extras)
         _by_row(aeq, file, found, rounded, scheme)
         statistics = None
         if scheme.calibrated:
@@ -58,13 +67,18 @@ def write(
 
 
 def _float_model(
-    weights: Weights, arch: Architecture, *, half: bool = False, integer: bool = False
+    weights: Weights,
+    arch: Architecture,
+    extras: Sequence[str],
+    *,
+    half: bool = False,
+    integer: bool = False,
 ) -> bytes:
     """The edge graph in float32; half: with float16 weights. integer: as `edge_graph.forward` has it."""
     constants = {name: tf.constant(value) for name, value in weights.items()}
     signature = tf.TensorSpec([1, *arch.image_size, 3], tf.float32, name="pixels")
     graph = tf.function(
-        lambda pixels: {"logits": edge_graph.forward(constants, pixels, arch, integer=integer)},
+        lambda pixels: outputs(constants, pixels, arch, integer=integer, extras=extras),
         [signature],
     )
     owner = tf.Module()
@@ -76,7 +90,22 @@ def _float_model(
         if half:
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
             converter.target_spec.supported_types = [tf.float16]
-        return converter.convert()
+        return _in_order(converter.convert(), (LOGITS, *extras))
+
+
+def _in_order(model: bytes, names: Sequence[str]) -> bytes:
+    """The file with its outputs in the order of `names`; the converter has an order of its own."""
+    content = bytearray(model)
+    try:
+        file = schema.Model.GetRootAs(content)
+        signature = file.SignatureDefs(0)
+        found = [signature.Outputs(i) for i in range(signature.OutputsLength())]
+        tensors = {output.Name().decode(): output.TensorIndex() for output in found}
+        file.Subgraphs(0).OutputsAsNumpy()[:] = [tensors[name] for name in names]
+    except (AttributeError, KeyError, TypeError, ValueError, struct.error):
+        message = "TensorFlow's converter wrote a part of it only: is the temporary folder full?"
+        raise OSError(errno.ENOSPC, message) from None
+    return bytes(content)
 
 
 def _by_row(
@@ -118,7 +147,7 @@ def _static(
             _kind(file, op) not in _MIXED_OPS or not all(found[i] in rounded for i in activations)
         ):
             continue
-        if not activations:  # within a hybrid's stem, which stays in float
+        if not activations:  # in one of ISLANDS
             continue
         aeq.add_static_config(*_selected(file, op), 8, 8)
         for i in activations:
@@ -152,14 +181,17 @@ def _selected(file: schema.ModelT, op: schema.OperatorT) -> tuple:
     return f"^{re.escape(output)};?$", TFLOperationName[_kind(file, op)]
 
 
-def tensor_sites(file: schema.ModelT, arch: Architecture) -> dict[int, str]:
+def tensor_sites(
+    file: schema.ModelT, arch: Architecture, extras: Sequence[str] = ()
+) -> dict[int, str]:
     """The site of every activation tensor of a float file that has one, by the tensor's index.
 
     A tensor that is computed in a site's name scope is that site's; one that only has another shape
-    is the same site as what it was made from. What is within a hybrid's stem has none.
+    is the same site as what it was made from. What is in one of ISLANDS has none.
     """
-    graph, known = file.subgraphs[0], sites.sites(arch)
-    found = {graph.outputs[0]: "head/output"}
+    graph, known = file.subgraphs[0], sites.sites(arch, extras)
+    names = (LOGITS, *extras)
+    found = {i: sites.output_site(name, arch) for i, name in zip(graph.outputs, names)}
     if arch.stem is None:
         found[graph.inputs[0]] = "embedding/input"
     for op in graph.operators:
@@ -168,7 +200,7 @@ def tensor_sites(file: schema.ModelT, arch: Architecture) -> dict[int, str]:
             found[output] = found[op.inputs[0]]
         elif output not in found:
             name = graph.tensors[output].name.decode()
-            if arch.stem is None or not name.startswith(edge_graph.STEM):
+            if not name.startswith(ISLANDS):
                 found[output] = _scope(name, known)
     return found
 

@@ -42,6 +42,7 @@ class Quantized:
     """A scheme with what its file is written from.
 
     ranges: of the activations; empty where nothing needs them. in_float: layers that stay in float.
+    extras: what the file tells beside its logits (`convert.extras`).
     training: what is worth reporting; empty where nothing was calibrated or trained.
     """
 
@@ -49,12 +50,16 @@ class Quantized:
     weights: Weights
     ranges: dict[str, Range] = dataclasses.field(default_factory=dict)
     in_float: tuple[str, ...] = ()
+    extras: tuple[str, ...] = ()
     training: dict = dataclasses.field(default_factory=dict)
 
     def write(self, model: Model) -> bytes:
         """The .tflite."""
-        in_float = frozenset(self.in_float)
-        return tflite.write(self.scheme, self.weights, model.architecture, self.ranges, in_float)
+        return tflite.write(
+            *(self.scheme, self.weights, model.architecture, self.ranges),
+            in_float=frozenset(self.in_float),
+            extras=self.extras,
+        )
 
     def simulate(self, model: Model) -> Callable[[np.ndarray], np.ndarray]:
         """Logits as training simulates them."""
@@ -70,8 +75,12 @@ def quantize(
     options: Options,
     strategy: tf.distribute.Strategy,
     say: Callable[[str], None],
+    extras: tuple[str, ...] = (),
 ) -> list[Quantized]:
-    """Calibrates and fine-tunes the edge graph for each scheme, each from the float weights."""
+    """Calibrates and fine-tunes the edge graph for each scheme, each from the float weights.
+
+    extras: what the files will tell beside their logits; it is calibrated, and not trained for.
+    """
     tf.keras.utils.set_random_seed(options.seed)
     folded = fold.fold(model.weights, model.architecture, model.preprocess)
     equal, ranges = folded, {}
@@ -82,11 +91,14 @@ def quantize(
         with progress(2 * rounds, "calibrating", "batch") as bar:
             beyond = equalise.outliers(folded, arch, batches, bar.update)
             equal = equalise.equalise(folded, arch, beyond)
-            ranges = qat.calibrate(equal, arch, batches, options.calibration, bar.update)
+            ranges = qat.calibrate(equal, arch, batches, options.calibration, bar.update, extras)
     return [
-        _quantize_one(
-            *(model, scheme, *((equal, ranges) if scheme.calibrated else (folded, {}))),
-            *(source, options, strategy, say),
+        dataclasses.replace(
+            _quantize_one(
+                *(model, scheme, *((equal, ranges) if scheme.calibrated else (folded, {}))),
+                *(source, options, strategy, say),
+            ),
+            extras=extras,
         )
         for scheme in schemes
     ]

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import tf_keras as keras
 
-from convert import answers
+from convert import answers, extra_parity
 from edge_demo import metadata, runner
 from edge_demo.errors import GateError
 from tfvit import checkpoint, figures
@@ -57,8 +58,11 @@ def measure(
     if the float one does not compute what Keras does.
     """
     pixels = sample(model, source)
-    keras_logits = _keras_logits(model, pixels)
     reference = next(iter(paths))
+    keras_model = _keras(model)
+    keras_logits = _keras_logits(keras_model, pixels)
+    extras = metadata.read(paths[reference]).outputs[1:]
+    keras_extras = extra_parity.of_keras(keras_model, extras, pixels)
     entries, float_predictions = {}, None
     for stem, path in paths.items():
         entries[stem] = entry = _describe(model, path, reference)
@@ -72,6 +76,14 @@ def measure(
             if stem == reference and not within_tolerance(entry["parity_with_keras"]):
                 worst = entry["parity_with_keras"]["max_difference"]
                 raise GateError(f"{path.name}: logits differ by {worst:.1e} from the Keras model")
+            if extras:
+                entry["extras"] = extra_parity.compare(path, keras_extras, pixels)
+            for name, parity in entry.get("extras", {}).items():
+                if stem == reference and not within_tolerance(parity):
+                    worst = parity["max_difference"]
+                    raise GateError(
+                        f"{path.name}: {name} differ by {worst:.1e} from the Keras model"
+                    )
             if stem in simulate:
                 simulated = simulate[stem](pixels)
                 entry["parity_with_simulation"] = answers.difference(found, simulated, model.scores)
@@ -136,9 +148,11 @@ def latency(paths: list[Path]) -> list[dict[str, dict[str, float]]]:
 
 
 def _describe(model: Model, path: Path, reference: str) -> dict:
+    inside = metadata.read(path)
     return {
         "file": path.name,
-        "scheme": metadata.read(path).description["scheme"],
+        "scheme": inside.description["scheme"],
+        "outputs": list(inside.outputs),
         "image_size": list(model.architecture.image_size),
         "reference": reference,
         **content(path),
@@ -231,14 +245,19 @@ def spread(split: Split, count: int) -> Split:
     )
 
 
-def _keras_logits(model: Model, pixels: np.ndarray) -> np.ndarray:
+def _keras(model: Model) -> keras.Model:
+    """The float model itself."""
+    found = build(model.architecture, labels=model.labels, preprocess=model.preprocess)
+    checkpoint.assign(found, dict(model.weights), "checkpoint")
+    return found
+
+
+def _keras_logits(model: keras.Model, pixels: np.ndarray) -> np.ndarray:
     """What the float model itself says, in batches of a few."""
-    keras_model = build(model.architecture, labels=model.labels, preprocess=model.preprocess)
-    checkpoint.assign(keras_model, dict(model.weights), "checkpoint")
     found = []
     with progress(len(pixels), "asking Keras", "img") as bar:
         for i in range(0, len(pixels), 8):
             part = pixels[i : i + 8]
-            found.append(keras_model(normalise(part, model.preprocess)).numpy())
+            found.append(model(normalise(part, model.preprocess)).numpy())
             bar.update(len(part))
     return np.concatenate(found)

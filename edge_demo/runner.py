@@ -25,6 +25,7 @@ import numpy as np
 from edge_demo.bare import load as load_any
 from edge_demo.classifier import Classifier
 from edge_demo.errors import GateError
+from edge_demo.metadata import LOGITS
 
 ROOT = Path(__file__).resolve().parents[1]  # of this package
 CHATTER = ("INFO:", "WARNING:", "VERBOSE:")  # of the runtime
@@ -33,15 +34,18 @@ Ask = Callable[..., tuple[dict, Array]]
 
 
 @contextlib.contextmanager
-def runner(path: Path, threads: int | None = None) -> Iterator[Callable[[np.ndarray], np.ndarray]]:
+def runner(
+    path: Path, threads: int | None = None, output: str = LOGITS
+) -> Iterator[Callable[[np.ndarray], np.ndarray]]:
     """Yields a function from resized pictures, uint8 [n, height, width, 3], to logits [n, classes].
 
+    output: what it gives instead of the logits, a name of `Classifier.extras`.
     The file is loaded and run in a child process, for as long as the block lasts.
     Raises GateError, naming the file, if it does not load or run, or ends its process.
     """
     with _child(path.name) as ask:
         ask("load", file=path, threads=threads)
-        yield lambda pixels: ask("run", pixels)[1]
+        yield lambda pixels: ask("run", pixels, output=output)[1]
 
 
 @contextlib.contextmanager
@@ -198,9 +202,14 @@ def serve(requests: BinaryIO, replies: BinaryIO) -> None:
         classifiers.append(Classifier(file, threads))
         return {}, None
 
-    def run(pixels: Array) -> tuple[dict, Array]:
-        logits = [classifiers[0].logits(image) for image in pixels]
-        return {}, np.array(logits, np.float32).reshape(len(pixels), len(classifiers[0].labels))
+    def run(pixels: Array, output: str) -> tuple[dict, Array]:
+        classifier, found = classifiers[0], []
+        for image in pixels:
+            logits = classifier.logits(image)
+            found.append(logits if output == LOGITS else classifier.extras[output])
+        if not found:
+            return {}, np.zeros((0, len(classifier.labels)), np.float32)
+        return {}, np.array(found, np.float32)
 
     def measure(_: Array, rounds: int) -> tuple[dict, Array]:
         spec = classifiers[0].preprocess

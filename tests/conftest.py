@@ -129,6 +129,18 @@ def digits_run(tmp_path_factory, tfvit_cli) -> Path:
 
 
 @pytest.fixture(scope="session")
+def telling(tmp_path_factory, tfvit_cli, digits_run) -> Path:
+    """Exported files of `digits_run` that tell features and attention beside their logits."""
+    out = tmp_path_factory.mktemp("telling")
+    options = ("--scheme", "int8,int8-full", "--calibrate-only", "--with-features")
+    done = tfvit_cli(
+        *("convert", digits_run, "--data", "digits", *options, "--with-attention", "--out", out)
+    )
+    assert done.code == 0, done.err
+    return out
+
+
+@pytest.fixture(scope="session")
 def exported(tmp_path_factory, tfvit_cli, digits_run) -> Path:
     """`tfvit convert --int8` of `digits_run`."""
     out = tmp_path_factory.mktemp("exported")

@@ -11,7 +11,8 @@ import tf_keras as keras
 from ai_edge_litert.interpreter import Interpreter
 
 import tfvit
-from convert import equalise, fold, qat, sites, tflite
+from convert import equalise, extra_parity, fold, qat, sites, tflite
+from convert.extras import EXTRAS, refusal
 from convert.schemes import SCHEMES
 from tfvit import architecture
 from tfvit.architecture import HYBRIDS, RESNETS, VARIANTS, Architecture, ResNetArchitecture, named
@@ -87,8 +88,10 @@ def test_its_architecture_survives_json(trained):
 
 @pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES)
 def test_it_exports_or_says_why_it_cannot(trained, scheme):
+    """With all that it can tell beside its logits."""
     model, _, pixels, logits = trained
     arch = model.architecture
+    told = [name for name in EXTRAS if not refusal([name], arch)]
     reason = sites.refusal(scheme, arch)
     if reason:
         assert scheme.name != "float32" and len(reason) < 100
@@ -98,23 +101,35 @@ def test_it_exports_or_says_why_it_cannot(trained, scheme):
     if scheme.calibrated:
         beyond = equalise.outliers(weights, arch, [pixels], lambda: None)
         weights = equalise.equalise(weights, arch, beyond)
-        ranges = qat.calibrate(weights, arch, [pixels], "minmax", lambda: None)
-    interpreter = Interpreter(model_content=tflite.write(scheme, weights, arch, ranges))
+        ranges = qat.calibrate(weights, arch, [pixels], "minmax", lambda: None, told)
+    content = tflite.write(scheme, weights, arch, ranges, extras=told)
+    interpreter = Interpreter(model_content=content)
     interpreter.allocate_tensors()
-    found = np.array([answer(interpreter, one) for one in pixels])
-    error = np.sqrt(np.mean((found - logits) ** 2)) / logits.std()
+    answers = [answer(interpreter, one) for one in pixels]
+    found = dict(zip(("logits", *told), map(np.array, zip(*answers)), strict=True))
     limits = {"float32": 1e-5, "float16": 1e-2, "int4-dynamic": 0.5}
-    assert error < limits.get(scheme.name, 0.15)
+    expected = {"logits": logits, **extra_parity.of_keras(model, told, pixels)}
+    for name, values in found.items():
+        if name == "attention":  # an all-integer file leaves the division to its reader
+            values = values / values.sum(axis=(1, 2), keepdims=True)
+            limits["int8-full"] = 0.5  # the map of so little training is nearly flat
+        error = np.sqrt(np.mean((values - expected[name]) ** 2)) / expected[name].std()
+        assert error < limits.get(scheme.name, 0.15), name
 
 
 def answer(interpreter, pixels):
-    """Logits of one image."""
-    (source,), (sink,) = interpreter.get_input_details(), interpreter.get_output_details()
+    """The outputs for one image."""
+    (source,), sinks = interpreter.get_input_details(), interpreter.get_output_details()
     interpreter.set_tensor(source["index"], pixels[np.newaxis].astype(source["dtype"]))
     interpreter.invoke()
-    value = interpreter.get_tensor(sink["index"])[0]
-    scale, zero_point = sink["quantization"]
-    return (value.astype(np.float32) - zero_point) * scale if scale else value
+    found = []
+    for sink in sinks:
+        value, (scale, zero_point) = (
+            interpreter.get_tensor(sink["index"])[0],
+            sink["quantization"],
+        )
+        found.append((value.astype(np.float32) - zero_point) * scale if scale else value)
+    return found
 
 
 def test_no_tensor_of_a_file_is_above_rank_4(trained):

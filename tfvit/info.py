@@ -57,21 +57,22 @@ def _tflite(path: Path) -> dict:
         if size:
             weights[types[tensor.type].lower()] += size
 
-    def ports(indices) -> list[dict]:
+    def ports(indices, names) -> list[dict]:
         return [
             {
+                "name": name,
                 "shape": [int(n) for n in graph.tensors[i].shape],
                 "dtype": types[graph.tensors[i].type].lower(),
             }
-            for i in indices
+            for i, name in zip(indices, names)
         ]
 
     return {
         "kind": "tflite",
         "path": str(path),
         "bytes": path.stat().st_size,
-        "inputs": ports(graph.inputs),
-        "outputs": ports(graph.outputs),
+        "inputs": ports(graph.inputs, ["pixels"]),
+        "outputs": ports(graph.outputs, content.outputs),
         "operators": dict(operators.most_common()),
         "constant_bytes": dict(weights),
         "preprocess": content.preprocess.to_json(),
@@ -118,10 +119,10 @@ def lines(description: dict) -> list[str]:
         found += [f"  input       {height}x{width} pixels{_patches(arch)}"]
         found += _body(arch)
     else:
-        port = (d["inputs"][0], d["outputs"][0])
         found += [f"  scheme      {d['scheme']}"]
-        for name, p in zip(("input", "output"), port):
-            found += [f"  {name:<10}  {p['dtype']} {p['shape']}"]
+        for kind in ("input", "output"):
+            for port in d[f"{kind}s"]:
+                found += [f"  {kind:<10}  {port['name']}, {port['dtype']} {port['shape']}"]
         counts = ", ".join(f"{n} {name}" for name, n in d["operators"].items())
         found += [f"  operators   {counts}"]
     labels = ", ".join(d["labels"][:10]) + (", ..." if len(d["labels"]) > 10 else "")

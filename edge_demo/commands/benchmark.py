@@ -8,7 +8,8 @@ from pathlib import Path
 import click
 
 from edge_demo.errors import GateError, UserError
-from edge_demo.options import Counts, json_option
+from edge_demo.option_types import Counts
+from edge_demo.options import json_option
 
 # heading -> (key of `edge_demo.benchmark.measure`, how it is written)
 COLUMNS = {

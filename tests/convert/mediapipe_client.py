@@ -44,7 +44,7 @@ def results(path, pictures):
         for picture in pictures:
             pixels = np.asarray(Image.open(picture).convert("RGB"))
             image = mp.Image(image_format=mp.ImageFormat.SRGB, data=pixels)
-            (head,) = classifier.classify(image).classifications
+            head, *_ = classifier.classify(image).classifications  # extra outputs follow, unnamed
             found[picture.name] = [(c.index, c.category_name, c.score) for c in head.categories]
     return found
 

@@ -54,18 +54,21 @@ def pictures(tmp_path_factory, photos, sample_photos) -> Path:
 
 
 @pytest.fixture(scope="module")
-def answers(tmp_path_factory, exported, pictures):
-    """What MediaPipe says of every exported file, and of one with figures added afterwards."""
-    described = tmp_path_factory.mktemp("described") / "described.tflite"
+def answers(tmp_path_factory, exported, telling, pictures):
+    """What MediaPipe says of every exported file, of one with figures added, and of those with extras."""
+    folder = tmp_path_factory.mktemp("described")
+    described = folder / "described.tflite"
     shutil.copy(exported / "int8.tflite", described)
     metadata.describe(described, accuracy={"top1": 0.9})
-    return mediapipe(pictures, *sorted(exported.glob("*.tflite")), described)
+    extra = [shutil.copy(p, folder / f"telling-{p.name}") for p in telling.glob("*.tflite")]
+    return mediapipe(pictures, *sorted(exported.glob("*.tflite")), described, *sorted(extra))
 
 
 def test_every_exported_file_is_taken(answers, exported):
     schemes = {path.name for path in exported.glob("*.tflite")}
     assert schemes >= {"float32.tflite", "int8.tflite"}
-    assert set(answers) == schemes | {"described.tflite"}
+    telling = {"telling-float32.tflite", "telling-int8.tflite", "telling-int8-full.tflite"}
+    assert set(answers) == schemes | {"described.tflite"} | telling
     assert answers["described.tflite"] == answers["int8.tflite"]
 
 
@@ -83,6 +86,14 @@ def test_scores_are_logits_and_the_best_label_is_that_of_edge_demo(answers, expo
             assert min(logits) < 0  # no threshold hides them
             chosen.add(label)
         assert len(answers[path.name]["results"]) == 108 and len(chosen) == 10
+
+
+def test_extra_outputs_change_nothing_in_the_first_head(answers):
+    plain, telling = answers["float32.tflite"], answers["telling-float32.tflite"]
+    assert telling["results"] == plain["results"]
+    (graph,) = telling["metadata"]["subgraphMetadata"]
+    names = [output["name"] for output in graph["outputTensorMetadata"]]
+    assert names == ["logits", "features", "attention"]
 
 
 def test_the_metadata_says_what_the_schema_asks(answers, exported):

@@ -158,8 +158,9 @@ def test_info_tells_what_a_file_holds(everything, name, tfvit_cli, tmp_path):
     assert 0.5 * found["bytes"] < sum(sizes.values()) < found["bytes"] == path.stat().st_size
     whole = scheme.activations == INTEGER
     (given,), (result,) = found["inputs"], found["outputs"]
-    assert given == {"shape": [1, 32, 32, 3], "dtype": "uint8" if whole else "float32"}
-    assert result == {"shape": [1, 10], "dtype": given["dtype"]}
+    kind = "uint8" if whole else "float32"
+    assert given == {"name": "pixels", "shape": [1, 32, 32, 3], "dtype": kind}
+    assert result == {"name": "logits", "shape": [1, 10], "dtype": kind}
     assert found["scheme"] == name and found["operators"]["BATCH_MATMUL"] == 4
 
 

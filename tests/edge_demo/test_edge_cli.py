@@ -215,7 +215,7 @@ MODELS = {
     "missing": (None, "No such file"),
     "empty": (b"", "not a .tflite file"),
     "text": (b"These are words, not a model.\n" * 9, "not a .tflite file"),
-    "a magic and noise": (b"\0\0\0\0TFL3" + bytes(range(256)) * 9, "tfvit convert"),
+    "a magic and noise": (b"\0\0\0\0TFL3" + bytes(range(256)) * 9, "damaged"),
 }
 
 

@@ -69,6 +69,14 @@ class ImageSizes(ImageSize):
     metavar="POINTS",
     help="Keep the most costly layers in float until no file loses more accuracy than this.",
 )
+@click.option(
+    "--with-features",
+    is_flag=True,
+    help="The files also tell what the head reads: to search by, or for edge-demo enroll.",
+)
+@click.option(
+    "--with-attention", is_flag=True, help="The files also tell where in the picture they looked."
+)
 @strategy_option("Of the fine-tuning: one device, or a copy on each GPU.")
 @seed_option()
 def convert(
@@ -85,6 +93,8 @@ def convert(
     calibration_images,
     sensitivity,
     max_drop,
+    with_features,
+    with_attention,
     devices,
     seed,
     **options,
@@ -101,6 +111,7 @@ def convert(
       tfvit convert runs/photos --data photos/ --scheme dynamic,int8,int8-full --out exported/
       tfvit convert runs/photos --data photos/ --int8 --image-size 96,160,224 --out exported/
       tfvit convert runs/photos --data photos/ --int8 --max-drop 0.5 --sensitivity --out exported/
+      tfvit convert runs/photos --data photos/ --int8 --with-features --with-attention --out exported/
     """
     schemes = parse(
         ",".join([*(["int8"] if int8 else []), *([names] if names else [])] or ["float32"])
@@ -111,6 +122,7 @@ def convert(
         raise UserError(f"{flag} needs --data: images to calibrate, to tune and to measure on")
     need("convert")
     from convert.export import export
+    from convert.extras import ATTENTION, FEATURES
     from convert.tune import Options
     from tfvit.checkpoint import find, read_config
     from tfvit.data import open_source
@@ -130,6 +142,7 @@ def convert(
             strategy=strategy,
             with_sensitivity=sensitivity,
             max_drop=max_drop,
+            extras=[FEATURES] * with_features + [ATTENTION] * with_attention,
         )
     figure = figures.best_by(next(iter(report["files"].values())).get("accuracy", ["top1"]))
     rows = [
