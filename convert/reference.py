@@ -35,6 +35,7 @@ def write_pictures(folder: Path, source: Source | None) -> list[str]:
     pictures, names = itertools.chain(_photos(source) if source else (), _generated()), []
     for number, picture in enumerate(itertools.islice(pictures, COUNT)):
         picture.thumbnail((LONGEST, LONGEST), Image.Resampling.LANCZOS)
+        picture.info.clear()  # comments and places of a photo do not go with it
         names.append(f"{FOLDER}/{number:02d}.jpg")
         picture.save(folder / names[-1], quality=QUALITY)
     return names

@@ -139,8 +139,11 @@ def check(reference: Reference, threads: int | None = None) -> Verdict:
     if found.shape != reference.logits.shape:
         differs.append(f"it has {found.shape[1]} classes, not {reference.logits.shape[1]}")
         return verdict(grey_levels)
+    if not np.isfinite(found).all():
+        differs.append("logits are not finite")
+        return verdict(grey_levels)
     logits, same, clear = compare(found, reference)
-    if not logits <= reference.tolerance:  # a NaN is not
+    if logits > reference.tolerance:
         differs.append(f"logits are {100 * logits:.2g} % of their range apart")
     if clear:
         differs.append(f"{clear} of {count} answers are others")

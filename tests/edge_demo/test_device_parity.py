@@ -107,12 +107,15 @@ def test_photos_are_upright_not_large_and_what_is_missing_is_generated(tmp_path,
             exif = Image.Exif()
             exif[0x0112] = 6  # to be turned clockwise
             path = tmp_path / "photos" / split / label / "0.jpg"
-            photo.resize((1280, 854)).save(path, exif=exif, quality=95)
+            photo.resize((1280, 854)).save(path, exif=exif, comment="of my house", quality=95)
     (tmp_path / "photos/test/china/bad.jpg").write_bytes(b"no picture")
     source = open_source(DataOptions(str(tmp_path / "photos")))
     names = reference.write_pictures(tmp_path, source)
     pictures = [picture(tmp_path / name) for name in names]
     assert len(pictures) == 16
+    for name in names:
+        content = (tmp_path / name).read_bytes()
+        assert b"house" not in content and b"Exif" not in content
     for found, photo in zip(pictures, sample_photos.values()):
         assert found.shape == (640, 427, 3)
         upright = np.asarray(photo.transpose(Image.Transpose.ROTATE_270), float)
@@ -156,8 +159,8 @@ def test_a_quantized_file_may_differ_more_than_a_float_one(exported):
 # --- where something is
 
 
-def with_another_weight(path, split_model, join_model):
-    """The file with one weight of the head made larger, and the checksum inside it right."""
+def with_another_weight(path, split_model, join_model, more=1.0):
+    """The file with `more` added to one weight of the head, and the checksum inside it right."""
     graph, labels, description = split_model(path)
     interpreter = Interpreter(str(path))
     constants = [
@@ -167,7 +170,7 @@ def with_another_weight(path, split_model, join_model):
     ]
     (place,) = {graph.find(constant) for constant in constants} - {-1}
     weights = np.frombuffer(graph[place : place + 40 * 48], np.float32).copy()
-    weights[0] += 1.0
+    weights[0] += more
     graph = graph[:place] + weights.tobytes() + graph[place + 40 * 48 :]
     inside = {**json.loads(description), "graph_crc32": zlib.crc32(graph)}
     path.write_bytes(join_model(graph, {"labels.txt": labels, "tfvit.json": json.dumps(inside)}))
@@ -203,6 +206,10 @@ def another_weight_and_hash(folder, **fixtures):
     another_weight(folder, **fixtures)
     digest = hashlib.sha256((folder / "float32.tflite").read_bytes()).hexdigest()
     spoil_report(folder, lambda report: report["files"]["float32"].update(sha256=digest))
+
+
+def weights_that_are_no_numbers(folder, split_model, join_model, **_):
+    with_another_weight(folder / "float32.tflite", split_model, join_model, np.nan)
 
 
 def half_a_file(folder, **_):
@@ -247,6 +254,7 @@ DIFFERENCES = {
     flip_a_byte: (FLOAT, [SHA, "checksum differs"], [LOGITS]),
     another_weight: (FLOAT, [SHA, LOGITS], ["checksum"]),
     another_weight_and_hash: (FLOAT, [LOGITS], [SHA, "grey"]),
+    weights_that_are_no_numbers: (FLOAT, [SHA, "logits are not finite"], [LOGITS]),
     half_a_file: (FLOAT, [SHA, "no labels and preprocessing inside"], [LOGITS]),
     another_png: (BOTH, ["3 grey levels apart"], [SHA]),
     another_jpeg: (BOTH, ["grey levels apart"], [SHA, LOGITS]),
