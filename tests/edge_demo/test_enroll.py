@@ -322,4 +322,4 @@ def test_the_scale_is_the_most_likely_one(examples):
     )
     assert prototypes.fitted_scale(cosines, classes) == pytest.approx(best.x, rel=1e-3)
     apart = np.eye(3)[classes]
-    assert prototypes.fitted_scale(apart, classes) == prototypes.SCALES[1]
+    assert prototypes.fitted_scale(apart, classes) == pytest.approx(prototypes.SCALES[1])
