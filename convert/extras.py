@@ -70,7 +70,11 @@ def _features(w: dict[str, tf.Tensor], x: tf.Tensor, held: Callable) -> tf.Tenso
     """What the float model's head reads: the affine part of its last norm was folded into the head."""
     if "features/gamma" in w:
         x = held("features/scaled", tf.multiply, x, w["features/gamma"])
-        x = held("features/output", tf.add, x, w["features/beta"])
+        return held("features/output", tf.add, x, w["features/beta"])
+    if (
+        "pre_logits/kernel" in w
+    ):  # ai-edge-quantizer cannot give one TANH to the head and to an output
+        return held("features/output", tf.maximum, x, -1.0)
     return x
 
 

@@ -23,7 +23,7 @@ from tfvit.progress import progress
 if TYPE_CHECKING:
     from convert.model import Model
 
-PER_CLASS = 100  # training pictures that a prototype is the mean of, at most
+PER_CLASS, IN_ALL = 100, 10_000  # training pictures that prototypes are the means of, at most
 PATIENCE = (
     10  # times as many pictures that are looked through where their labels are not known before
 )
@@ -42,13 +42,14 @@ def measure(model: Model, path: Path, source: Source) -> tuple[Prototypes, dict]
     Raises GateError if the file does not run, and UserError if no picture can be read.
     """
     numbers = classification.match_labels(model.labels, source, model.scores)
-    total = min(source.train.size, PER_CLASS * len(source.labels))
+    each = max(1, min(PER_CLASS, IN_ALL // len(source.labels)))
+    total = min(source.train.size, each * len(source.labels))
     features, classes = [], []
     with (
         runner.runner(path, os.cpu_count(), FEATURES) as run,
         progress(total, "prototypes", "img") as bar,
     ):
-        for example in _some_of_each(source.train, len(source.labels)):
+        for example in _some_of_each(source.train, len(source.labels), each):
             bar.update()
             try:
                 picture = images.decode(example["data"], example["name"].decode())
@@ -75,17 +76,16 @@ def _fitted(
     return found, {"images": len(features), "top1": top1, "scale": scale}
 
 
-def _some_of_each(split: Split, classes: int) -> Iterator[dict]:
-    """Examples of a split, PER_CLASS of each class at most."""
+def _some_of_each(split: Split, classes: int, each: int) -> Iterator[dict]:
+    """Examples of a split, so many of each class at most."""
     if split.at is not None and split.labels is not None:
         labels = np.asarray(split.labels)
-        places = [_spread(np.flatnonzero(labels == number)) for number in range(classes)]
+        places = [_spread(np.flatnonzero(labels == number), each) for number in range(classes)]
         dataset = tf.data.Dataset.from_tensor_slices(np.concatenate(places).astype(np.int64))
         yield from dataset.map(lambda place: split.at(place, place)).as_numpy_iterator()
         return
-    wanted = np.full(classes, PER_CLASS)
-    most = PATIENCE * PER_CLASS * classes
-    for example in split.in_order().take(most).as_numpy_iterator():
+    wanted = np.full(classes, each)
+    for example in split.in_order().take(PATIENCE * each * classes).as_numpy_iterator():
         wanted[example["label"]] -= 1
         if wanted[example["label"]] >= 0:
             yield example
@@ -93,8 +93,8 @@ def _some_of_each(split: Split, classes: int) -> Iterator[dict]:
             return
 
 
-def _spread(places: np.ndarray) -> np.ndarray:
-    """PER_CLASS of them at even distances, or all."""
-    if len(places) <= PER_CLASS:
+def _spread(places: np.ndarray, count: int) -> np.ndarray:
+    """So many of them at even distances, or all."""
+    if len(places) <= count:
         return places
-    return places[np.linspace(0, len(places) - 1, PER_CLASS).astype(int)]
+    return places[np.linspace(0, len(places) - 1, count).astype(int)]

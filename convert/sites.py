@@ -117,14 +117,15 @@ def output_site(name: str, arch: Architecture) -> str:
         return "head/output"
     if name == ATTENTION:
         return "rollout/block_0/output"
-    if arch.pooling == "map":
-        return "map/output"
-    return "pre_logits/tanh" if arch.representation_size else "features/output"
+    own = arch.representation_size or arch.pooling != "map"
+    return "features/output" if own else "map/output"
 
 
 def _extra_sites(arch: Architecture, extras: Collection[str]) -> Iterator[str]:
     if FEATURES in extras and output_site(FEATURES, arch) == "features/output":
-        yield from ("features/scaled", "features/output")
+        yield "features/output"
+        if not arch.representation_size:
+            yield "features/scaled"
     if ATTENTION in extras:
         blocks = [f"rollout/block_{i}" for i in range(arch.depth)]
         for part in ("heads", "attended", "both", "output"):

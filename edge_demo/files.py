@@ -31,7 +31,8 @@ def atomic_file(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise not_written(path, error) from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # of a path that leads through a file
+            temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: dict | list) -> None:

@@ -14,6 +14,7 @@ import math
 import numpy as np
 
 from edge_demo.errors import UserError
+from edge_demo.scores import softmax
 
 KNOWN = 10  # examples that a class weighs against new ones of it, at most
 SCALE = 16.0  # of a file that was exported without examples to fit it on
@@ -141,17 +142,14 @@ def left_out(prototypes: Prototypes, features: np.ndarray, classes: np.ndarray) 
 
 
 def fitted_scale(cosines: np.ndarray, classes: np.ndarray) -> float:
-    """The scale within SCALES that makes the classes most likely, by Newton's method.
+    """The scale within SCALES that makes the classes most likely, by bisection.
 
     The negative log-likelihood is convex in it. cosines: [n, classes]; classes: int [n].
     """
-    scale, rows = SCALE, np.arange(len(classes))
-    for _ in range(50):
-        logits = scale * cosines.astype(np.float64)
-        shares = np.exp(logits - logits.max(axis=1, keepdims=True))
-        shares /= shares.sum(axis=1, keepdims=True)
-        mean = (shares * cosines).sum(axis=1)
-        slope = (mean - cosines[rows, classes]).mean()
-        curve = ((shares * cosines**2).sum(axis=1) - mean**2).mean()
-        scale = float(np.clip(scale - slope / max(curve, 1e-12), *SCALES))
-    return scale
+    own = cosines[np.arange(len(classes)), classes].mean()
+    low, high = SCALES
+    for _ in range(30):
+        middle = math.sqrt(low * high)
+        expected = (softmax(middle * cosines) * cosines).sum(axis=1).mean()
+        low, high = (middle, high) if expected <= own else (low, middle)
+    return math.sqrt(low * high)

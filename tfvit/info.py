@@ -76,7 +76,7 @@ def _tflite(path: Path) -> dict:
         "operators": dict(operators.most_common()),
         "constant_bytes": dict(weights),
         "preprocess": content.preprocess.to_json(),
-        "labels": list(content.labels),
+        "labels": list(content.classes),
         "scores": content.scores,
         **content.description,
     }

@@ -11,10 +11,11 @@ from random_models import SPEC, random_model, weights_of
 from test_edge_graph import MODELS
 
 import tfvit
-from convert import fold, metadata, qat, tflite
+from convert import fold, qat, tflite
 from convert.extras import outputs
 from convert.schemes import SCHEMES
 from edge_demo import Classifier, UserError
+from edge_demo.metadata import describe, read
 from edge_demo.preprocess import normalise
 from tfvit.inspect.attention import attentions
 from tfvit.model import build
@@ -139,13 +140,13 @@ def test_a_plain_file_tells_nothing_more(exported, digits):
     classifier = Classifier(exported / "int8.tflite")
     classifier.logits(digits(1)[0])
     assert classifier.extras == {}
-    assert metadata.metadata.read(exported / "int8.tflite").outputs == ("logits",)
+    assert read(exported / "int8.tflite").outputs == ("logits",)
 
 
 def test_a_file_whose_outputs_are_not_its_names_is_refused(telling, tmp_path):
     path = tmp_path / "model.tflite"
     path.write_bytes((telling / "int8.tflite").read_bytes())
-    metadata.describe(path, outputs=["logits"])
+    describe(path, outputs=["logits"])
     with pytest.raises(UserError, match=r"model\.tflite: 3 outputs, 1 names; export it again"):
         Classifier(path)
 

@@ -21,7 +21,7 @@ from sklearn.datasets import load_digits
 
 from convert import metadata
 from edge_demo import Classifier, PreprocessSpec
-from edge_demo.metadata import read
+from edge_demo.metadata import describe, read
 from edge_demo.preprocess import to_pixels
 
 PYTHON = Path(__file__).parents[2] / ".venv-mediapipe/bin/python"
@@ -59,7 +59,7 @@ def answers(tmp_path_factory, exported, telling, pictures):
     folder = tmp_path_factory.mktemp("described")
     described = folder / "described.tflite"
     shutil.copy(exported / "int8.tflite", described)
-    metadata.describe(described, accuracy={"top1": 0.9})
+    describe(described, accuracy={"top1": 0.9})
     extra = [shutil.copy(p, folder / f"telling-{p.name}") for p in telling.glob("*.tflite")]
     return mediapipe(pictures, *sorted(exported.glob("*.tflite")), described, *sorted(extra))
 

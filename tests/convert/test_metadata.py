@@ -12,7 +12,7 @@ import tfvit
 from convert import fold, metadata, sites, tflite
 from convert.schemes import SCHEMES
 from edge_demo import Classifier, PreprocessSpec, UserError
-from edge_demo.metadata import read
+from edge_demo.metadata import describe, read
 
 LABELS = ("rose", "Gänseblümchen", "tulip", "poppy", "other")
 SPEC = PreprocessSpec(32, 32, mean=(0, 0, 0), std=(1, 1, 1))
@@ -107,8 +107,8 @@ def test_measured_figures_go_in_and_the_graph_stays(graphs, tmp_path):
     before, first = path.read_bytes(), read(path)
     pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3)).astype(np.uint8)
     logits = Classifier(path).logits(pixels)
-    metadata.describe(path, accuracy={"top1": 0.5, "images": 12}, latency_ms={"1": 3.5})
-    metadata.describe(path, accuracy={"top1": 0.75, "images": 12})
+    describe(path, accuracy={"top1": 0.5, "images": 12}, latency_ms={"1": 3.5})
+    describe(path, accuracy={"top1": 0.75, "images": 12})
     after, second = path.read_bytes(), read(path)
     figures = {"accuracy": {"top1": 0.75, "images": 12}, "latency_ms": {"1": 3.5}}
     assert second.description == {**first.description, **figures}
@@ -129,7 +129,7 @@ def test_a_damaged_file_is_not_described(graphs, tmp_path):
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
     with pytest.raises(UserError, match=r"model\.tflite: damaged model"):
-        metadata.describe(path, accuracy={"top1": 1.0})
+        describe(path, accuracy={"top1": 1.0})
     assert path.read_bytes() == content
 
 
