@@ -92,7 +92,9 @@ def _font(size: int) -> ImageFont.ImageFont:
 
 def _heated(picture: Image.Image, attention: np.ndarray) -> Image.Image:
     """The picture under the colours of HEAT, each place as opaque as it was looked at."""
-    low, high = np.percentile(attention, WHOLE)  # a few patches that stand for all must not hide the rest
+    low, high = np.percentile(
+        attention, WHOLE
+    )  # a few patches that stand for all must not hide the rest
     share = Image.fromarray((attention - low) / max(high - low, 1e-12))
     share = np.clip(np.asarray(share.resize(picture.size, Image.Resampling.BICUBIC)), 0, 1)
     places = np.linspace(0, 1, len(HEAT))

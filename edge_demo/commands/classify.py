@@ -137,15 +137,21 @@ def classify(
     """
     if source is None and not serve:
         raise click.UsageError("Missing option '--source'.")
-    from edge_demo import annotate, outputs, server, sources
+    from edge_demo import outputs, sources
     from edge_demo.pipeline import Pipeline
     from edge_demo.smoothing import Smoothing
-    from edge_demo.terminal import View
 
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")  # a bar in a terminal that has no such character
-    view = View(top) if form is None and sys.stdout.isatty() else None
-    draw = functools.partial(annotate.draw, top=top, attention=overlay == "attention")
+    view = None
+    if form is None and sys.stdout.isatty():
+        from edge_demo.terminal import View
+
+        view = View(top)
+    if out or serve:  # which a single picture should not wait for
+        from edge_demo import annotate
+
+        draw = functools.partial(annotate.draw, top=top, attention=overlay == "attention")
     count, inference = 0, collections.deque(maxlen=RECENT)
     unread, skipped = 0, []
 
@@ -177,6 +183,8 @@ def classify(
         if keep:
             takes.append(enter(outputs.kept(keep, keep_below, keep_most)))
         if serve:
+            from edge_demo import server
+
             page = server.serve(
                 serve,
                 pipeline,
