@@ -19,7 +19,7 @@ REPORT = "report.json"
 GREY_LEVELS = 1  # that two implementations of the preprocessing may be apart
 # How far logits may be from the stored ones, as a share of the range of these. Other CPUs add up in
 # another order, which a float file shows in its last digits. A quantized one rounds a value on the
-# border of two steps the other way, and so on in every layer; docs/devices.md has what that came to.
+# border of two steps the other way, and so on in every layer; docs/parity-and-benchmark.md says how far.
 FLOAT_TOLERANCE, QUANTIZED_TOLERANCE = 1e-3, 32 / 255
 
 

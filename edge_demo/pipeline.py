@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from PIL import Image
@@ -129,15 +129,33 @@ def box_of(region: Region, size: tuple[int, int], name: str) -> Box:
 
 
 def ahead(function: Callable, items: Iterable) -> Iterator:
-    """`map`, with the next item taken and its result made in a thread of its own meanwhile."""
+    """`map`, with the next item taken and its result made in a thread of its own meanwhile.
+
+    Whoever leaves it half-way, the garbage collector even, waits for nothing: SimpleQueue's `put` may be
+    called anywhere, while an executor's end takes locks that its caller may hold.
+    """
     iterator, end = iter(items), object()
+    wanted: queue.SimpleQueue[bool] = queue.SimpleQueue()
+    made: queue.SimpleQueue[tuple] = queue.SimpleQueue()
 
-    def following() -> object:
-        item = next(iterator, end)
-        return end if item is end else function(item)
+    def work() -> None:
+        while wanted.get():
+            try:
+                item = next(iterator, end)
+                made.put((end if item is end else function(item), None))
+            except BaseException as error:  # it is the caller's, whatever it is
+                made.put((end, error))
 
-    with ThreadPoolExecutor(1) as thread:
-        pending = thread.submit(following)
-        while (found := pending.result()) is not end:
-            pending = thread.submit(following)
+    threading.Thread(target=work, name="ahead", daemon=True).start()
+    try:
+        wanted.put(True)
+        while True:
+            found, error = made.get()
+            if error:
+                raise error
+            if found is end:
+                return
+            wanted.put(True)
             yield found
+    finally:
+        wanted.put(False)
