@@ -19,6 +19,7 @@ from convert.extras import NORMALISED, outputs
 from convert.fold import Weights
 from convert.schemes import BLOCK, INTEGER, MIXED, Scheme, blockwise
 from convert.sites import Range
+from edge_demo.errors import UserError
 from edge_demo.metadata import LOGITS
 from edge_demo.quiet import quiet
 from tfvit.architecture import Architecture
@@ -93,8 +94,14 @@ def _float_model(
 
 def _in_order(model: bytes, names: Sequence[str]) -> bytes:
     """The file with its outputs in the order of `names`; the converter has an order of its own."""
+    if len(names) == 1:
+        return model
     content = bytearray(model)
     file = schema.Model.GetRootAs(content)
+    if not file.SignatureDefsLength():
+        raise UserError(
+            "the converter left out the signature; is the disk of temporary files full?"
+        )
     signature = file.SignatureDefs(0)
     found = [signature.Outputs(i) for i in range(signature.OutputsLength())]
     tensors = {output.Name().decode(): output.TensorIndex() for output in found}

@@ -64,7 +64,7 @@ class Classifier:
                 f"{path}: {int(self._output['shape'][-1])} outputs, {len(info.labels)} labels; "
                 "export it again"
             )
-        self._prototypes = info.prototypes if info.classes is not info.labels else None
+        self._prototypes = info.enrolled
         if self._prototypes:
             size = self._extras[FEATURES]["shape"][-1] if FEATURES in self._extras else 0
             if size != self._prototypes.means.shape[1]:

@@ -67,7 +67,8 @@ def enroll(
         wanted, skipped = sources.Wanted(size, rate, pixel_format), []
         with sources.open_source(source, wanted, say=_say) as opened:
             pipeline = Pipeline(Classifier(model, threads), region=region)
-            examples = enrolment.features(pipeline, opened, every, limit, skipped.append)
+            skip = None if opened.count == 1 else skipped.append
+            examples = enrolment.features(pipeline, opened, every, limit, skip)
         for error in skipped:
             _say(f"skipped {error}")
         if not len(examples):
@@ -77,7 +78,7 @@ def enroll(
             _say(f"{model}: was exported without --data, so only what is enrolled is known")
         found = known.enrolled(label, examples)
         what = "corrected" if label in known.labels else "added"
-        done = f"{what} {label} by {len(examples)} pictures"
+        done = f"{what} {label} from {len(examples)} pictures"
         apart = enrolment.separation(found, label, examples)
         if apart:
             done += (
