@@ -43,7 +43,7 @@ setup(
         "edge_demo",
         "edge_demo.commands",
     ],
-    package_data={"convert": ["report.html.jinja"]},
+    package_data={"convert": ["report.html.jinja"], "edge_demo": ["page.html"]},
     install_requires=["numpy>=1.26", "pillow>=10.1", "click>=8.1", "ai-edge-litert>=2.1"],
     extras_require={
         "train": TRAIN,

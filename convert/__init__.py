@@ -15,6 +15,7 @@ metadata.py    labels, preprocessing and provenance into a .tflite: TFLite Metad
 metadata_schema.py  the part of it that is a flatbuffer;  flatbuffer.py writes and inserts such
 answers.py     what logits say, and how far from what others say
 verify.py      what the written files do: parity, accuracy, speed, memory; the gate
+reference.py   pictures and logits by which a device can check itself
 extra_parity.py  the same of what the files tell beside their logits
 report.py      the page that a person looks at; pictures.py, formats.py, report.html.jinja
 export.py      all of it in order: what `tfvit convert` calls

@@ -13,22 +13,24 @@ from pathlib import Path
 import click
 import tensorflow as tf
 
-from convert import budget, metadata, prototypes, sensitivity, sites, tune, verify
+from convert import budget, metadata, prototypes, reference, sensitivity, sites, tune, verify
 from convert import model as models
 from convert.extras import EXTRAS, refusal
 from convert.model import Model
 from convert.report import page
 from convert.schemes import FLOAT, SCHEMES, Scheme
 from convert.tune import Quantized
+from edge_demo import machine
 from edge_demo.errors import UserError
 from edge_demo.files import write_json
 from edge_demo.metadata import FEATURES, LABELS_FILE, LOGITS, describe
+from edge_demo.parity import REPORT
 from tfvit import figures
 from tfvit.data import Source
 from tfvit.evaluate import classification
 from tfvit.files import staged_files
 
-REPORT, PAGE, FAILED = "report.json", "report.html", "failed.json"
+PAGE, FAILED = "report.html", "failed.json"
 VERSIONED = ("tensorflow", "tensorflow-model-optimization", "ai-edge-quantizer", "ai-edge-litert")
 
 
@@ -46,7 +48,7 @@ def export(
     extras: Collection[str] = (),
     say: Callable[[str], None] = click.echo,
 ) -> dict:
-    """Writes a .tflite for each scheme and size, labels.txt, report.json and report.html into `out`.
+    """Writes a .tflite for each scheme and size, labels.txt, a report and reference pictures into `out`.
 
     folder: of a checkpoint. schemes: beside float32, which is always written.
     source: images to tune and to measure on; may be None where no scheme needs data.
@@ -80,13 +82,14 @@ def export(
     report: dict = {"checkpoint": str(folder), "files": {}}
     examples: verify.Examples = {}
     with staged_files(out) as staging:
+        report["reference"] = reference.write_pictures(staging, source)
         for model in readings:
             say(
                 f"{folder}: {model.architecture.name}, {model.size} pixels, {len(model.labels)} classes"
             )
             written: dict[str, Quantized] = {}
             paths: dict[str, Path] = {}
-            reference = 0.0  # accuracy of the float file, once it is asked for
+            base = 0.0  # accuracy of the float file, once it is asked for
             for quantized in tune.quantize(model, chosen, source, options, strategy, say, told):
                 stem = quantized.scheme.name + (f"-{model.size}" if len(readings) > 1 else "")
                 path = staging / f"{stem}.tflite"
@@ -96,11 +99,9 @@ def export(
                 if max_drop is None or not written:
                     _write(model, quantized, path)
                 else:
-                    reference = reference or verify.accuracy(
-                        model, next(iter(paths.values())), source
-                    )
+                    base = base or verify.accuracy(model, next(iter(paths.values())), source)
                     quantized = _within(
-                        *(model, quantized, source, max_drop, reference, path, costs),
+                        *(model, quantized, source, max_drop, base, path, costs),
                         failed=out / FAILED,
                         say=say,
                     )
@@ -112,11 +113,16 @@ def export(
             if FEATURES in told and prototypes.possible(model, source):
                 first = next(iter(paths.values()))
                 known, measured["prototypes"] = prototypes.measure(model, first, source)
+            names, pixels = reference.write_pixels(staging, report["reference"], model)
             for stem, path in paths.items():
                 describe(path, prototypes=known, accuracy=entries[stem].get("accuracy"))
-                entries[stem] |= measured
-                record = _record(written[stem])
-                entries[stem] |= {**verify.content(path), "quantization": record}
+                entries[stem] |= {
+                    **measured,
+                    **verify.content(path),
+                    "quantization": _record(written[stem]),
+                    "reference_pixels": names,
+                    **reference.logits(path, pixels, written[stem].scheme),
+                }
             report["files"] |= entries
         first = readings[0]
         (staging / LABELS_FILE).write_text(metadata.labels_text(first.labels), "utf-8")
@@ -128,7 +134,7 @@ def export(
             "provenance": _origin(first),
             "data": source.name if source else None,
             "held_out": source.eval.name if source else None,
-            "machine": verify.machine(),
+            "machine": machine.describe(),
             "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
             "versions": {name: importlib.metadata.version(name) for name in VERSIONED},
         }
@@ -171,7 +177,7 @@ def _within(
     quantized: Quantized,
     source: Source,
     max_drop: float,
-    reference: float,
+    base: float,
     path: Path,
     costs: Callable[[], dict],
     *,
@@ -182,7 +188,7 @@ def _within(
 
     def drop(candidate: Quantized) -> float:
         _write(model, candidate, path)
-        return 100 * (reference - verify.accuracy(model, path, source))
+        return 100 * (base - verify.accuracy(model, path, source))
 
     figure = figures.NAMES["map" if source.multi_label else "top1"]
     return budget.keep(quantized, max_drop, drop, costs, failed, say, figure)

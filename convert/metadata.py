@@ -9,6 +9,7 @@ from convert import flatbuffer, metadata_schema
 from edge_demo.metadata import CHECKSUM, DESCRIPTION_FILE, LABELS_FILE, LOGITS, archive, as_text
 from edge_demo.preprocess import PreprocessSpec
 from edge_demo.scores import SOFTMAX
+from edge_demo.tflite_schema import ENTRY
 
 
 def labels_text(labels: tuple[str, ...]) -> str:
@@ -37,7 +38,7 @@ def add(
     content = metadata_schema.image_classifier(
         *(name, summary, version, spec, scores, LABELS_FILE, outputs[1:])
     )
-    graph = flatbuffer.with_metadata(model, metadata_schema.ENTRY, content)
+    graph = flatbuffer.with_metadata(model, ENTRY, content)
     inside = {
         CHECKSUM: zlib.crc32(graph),
         **description,

@@ -1,6 +1,6 @@
 """TFLite Metadata: what MediaPipe and other clients are told of a model's input and output.
 
-Source: metadata_schema.fbs 1.5.0 of TFLite Support and MediaPipe (mediapipe/tasks/metadata).
+Its tables are those of `edge_demo.tflite_schema`, which reads what is needed of it.
 """
 
 from __future__ import annotations
@@ -13,36 +13,14 @@ from convert import flatbuffer
 from edge_demo.metadata import ATTENTION, FEATURES
 from edge_demo.preprocess import PreprocessSpec
 from edge_demo.scores import SOFTMAX
+from edge_demo.tflite_schema import FIELDS, NORMALIZATION_OPTIONS, TENSOR_AXIS_LABELS
 
-ENTRY = "TFLITE_METADATA"  # its name among the model's metadata entries
 IDENTIFIER = b"M001"
 MIN_PARSER_VERSION = "1.0.0"  # the first one knew all that is written here
 
-# The tables used, their fields in the schema's order as far as they are needed.
-FIELDS = {
-    "ModelMetadata": (
-        *("name", "description", "version", "subgraph_metadata", "author", "license"),
-        *("associated_files", "min_parser_version"),
-    ),
-    "SubGraphMetadata": ("name", "description", "input_tensor_metadata", "output_tensor_metadata"),
-    "TensorMetadata": (
-        *("name", "description", "dimension_names", "content", "process_units", "stats"),
-        "associated_files",
-    ),
-    "Content": ("content_properties_type", "content_properties"),
-    "FeatureProperties": (),
-    "ImageProperties": ("color_space",),
-    "ProcessUnit": ("options_type", "options"),
-    "NormalizationOptions": ("mean", "std"),
-    "Stats": ("max", "min"),
-    "AssociatedFile": ("name", "description", "type"),
-}
-# Of the unions ContentProperties and ProcessUnitOptions, and the enums ColorSpaceType and
-# AssociatedFileType.
+# Of the union ContentProperties and the enum ColorSpaceType.
 FEATURE_PROPERTIES, IMAGE_PROPERTIES = np.uint8(1), np.uint8(2)
-NORMALIZATION_OPTIONS = np.uint8(1)
 RGB = np.uint8(1)
-TENSOR_AXIS_LABELS = np.uint8(2)
 DESCRIPTIONS = {  # of the outputs beside the logits
     FEATURES: "What the head reads.",
     ATTENTION: "The share of each patch in what the head reads, in rows and columns.",
@@ -74,7 +52,9 @@ def image_classifier(
             "Content", content_properties_type=IMAGE_PROPERTIES, content_properties=picture
         ),
         process_units=[
-            _table("ProcessUnit", options_type=NORMALIZATION_OPTIONS, options=normalisation)
+            _table(
+                "ProcessUnit", options_type=np.uint8(NORMALIZATION_OPTIONS), options=normalisation
+            )
         ],
         stats=_table("Stats", max=(255 - mean) / std, min=(0 - mean) / std),
     )
@@ -82,7 +62,7 @@ def image_classifier(
         "AssociatedFile",
         name=labels_file,
         description="One label per line, in the order of the logits.",
-        type=TENSOR_AXIS_LABELS,
+        type=np.uint8(TENSOR_AXIS_LABELS),
     )
     features = _table(
         "Content",

@@ -14,7 +14,7 @@ from PIL import Image
 
 from convert import verify
 from convert.model import Model
-from convert.schemes import FLOAT, SCHEMES
+from convert.schemes import FLOAT, Scheme
 from edge_demo import images, parity, preprocess
 from edge_demo.errors import UserError
 from tfvit.data import Source
@@ -29,12 +29,13 @@ WAVES = ((5, 1.0), (17, 0.6), (61, 0.3))  # columns of a generated picture's lay
 def write_pictures(folder: Path, source: Source | None) -> list[str]:
     """Writes COUNT pictures as `reference/NN.jpg` into a folder, and returns their names in it.
 
-    source: its held-out photos are taken, spread over the classes; without it they are generated.
+    source: its held-out photos are taken, spread over the classes; what it lacks is generated.
     """
     (folder / FOLDER).mkdir()
-    pictures, names = _photos(source) if source else _generated(), []
+    pictures, names = itertools.chain(_photos(source) if source else (), _generated()), []
     for number, picture in enumerate(itertools.islice(pictures, COUNT)):
         picture.thumbnail((LONGEST, LONGEST), Image.Resampling.LANCZOS)
+        picture.info.clear()  # comments and places of a photo do not go with it
         names.append(f"{FOLDER}/{number:02d}.jpg")
         picture.save(folder / names[-1], quality=QUALITY)
     return names
@@ -52,15 +53,13 @@ def write_pixels(folder: Path, names: list[str], model: Model) -> tuple[list[str
     return written, np.stack(found)
 
 
-def logits(path: Path, pixels: np.ndarray, scheme: str) -> dict:
+def logits(path: Path, pixels: np.ndarray, scheme: Scheme) -> dict:
     """What a file gives for the pixels in LiteRT here, and how far another device may be from that."""
-    kind = parity.QUANTIZED if SCHEMES[scheme].activations != FLOAT else parity.FLOAT
+    found = verify.logits(path, pixels)
+    rounds = scheme.activations != FLOAT
     return {
-        # float32 tells no more than so many digits
-        "reference_logits": [
-            [float(f"{value:.7g}") for value in row] for row in verify.logits(path, pixels)
-        ],
-        "reference_tolerance": kind,
+        "reference_logits": [[float(f"{value:.7g}") for value in row] for row in found],
+        "reference_tolerance": parity.QUANTIZED_TOLERANCE if rounds else parity.FLOAT_TOLERANCE,
     }
 
 

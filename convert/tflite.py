@@ -7,7 +7,9 @@ estimated a second time, and no fake-quantization op ever meets the converter.
 
 from __future__ import annotations
 
+import errno
 import re
+import struct
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,7 +21,6 @@ from convert.extras import NORMALISED, outputs
 from convert.fold import Weights
 from convert.schemes import BLOCK, INTEGER, MIXED, Scheme, blockwise
 from convert.sites import Range
-from edge_demo.errors import UserError
 from edge_demo.metadata import LOGITS
 from edge_demo.quiet import quiet
 from tfvit.architecture import Architecture
@@ -94,18 +95,16 @@ def _float_model(
 
 def _in_order(model: bytes, names: Sequence[str]) -> bytes:
     """The file with its outputs in the order of `names`; the converter has an order of its own."""
-    if len(names) == 1:
-        return model
     content = bytearray(model)
-    file = schema.Model.GetRootAs(content)
-    if not file.SignatureDefsLength():
-        raise UserError(
-            "the converter left out the signature; is the disk of temporary files full?"
-        )
-    signature = file.SignatureDefs(0)
-    found = [signature.Outputs(i) for i in range(signature.OutputsLength())]
-    tensors = {output.Name().decode(): output.TensorIndex() for output in found}
-    file.Subgraphs(0).OutputsAsNumpy()[:] = [tensors[name] for name in names]
+    try:
+        file = schema.Model.GetRootAs(content)
+        signature = file.SignatureDefs(0)
+        found = [signature.Outputs(i) for i in range(signature.OutputsLength())]
+        tensors = {output.Name().decode(): output.TensorIndex() for output in found}
+        file.Subgraphs(0).OutputsAsNumpy()[:] = [tensors[name] for name in names]
+    except (AttributeError, KeyError, TypeError, ValueError, struct.error):
+        message = "TensorFlow's converter wrote a part of it only: is the temporary folder full?"
+        raise OSError(errno.ENOSPC, message) from None
     return bytes(content)
 
 

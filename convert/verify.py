@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-import platform
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +19,7 @@ from convert import answers, extra_parity
 from edge_demo import metadata, runner
 from edge_demo.errors import GateError
 from tfvit import checkpoint, figures
-from tfvit.data import Source, pipeline
+from tfvit.data import Source, Split, pipeline
 from tfvit.evaluate import classification
 from tfvit.evaluate.classification import Predictions
 from tfvit.model import build
@@ -146,19 +145,6 @@ def latency(paths: list[Path]) -> list[dict[str, dict[str, float]]]:
     return results
 
 
-def machine() -> dict:
-    """What the figures were measured on."""
-    name = platform.processor() or platform.machine()
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-        name = named[0] if named else name
-    except OSError:
-        pass
-    system = f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
-    return {"processor": name, "threads": os.cpu_count(), "system": system}
-
-
 def _describe(model: Model, path: Path, reference: str) -> dict:
     inside = metadata.read(path)
     return {
@@ -244,15 +230,17 @@ def sample(model: Model, source: Source | None) -> np.ndarray:
     if source is None:
         shape = (count, spec.height, spec.width, 3)
         return np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
-    stride = max(1, source.eval.size // count)
-    split = dataclasses.replace(
-        source.eval,
-        size=count,
-        in_order=lambda: source.eval.in_order().shard(stride, 0).take(count),
-    )
-    batches = pipeline.eval_batches(split, spec, count, unreadable={})
+    batches = pipeline.eval_batches(spread(source.eval, count), spec, count, unreadable={})
     batch = next(batches.as_numpy_iterator())
     return batch["pixels"][batch["mask"] > 0]
+
+
+def spread(split: Split, count: int) -> Split:
+    """So many examples of a split, at even distances and so of all its classes."""
+    stride = max(1, split.size // count)
+    return dataclasses.replace(
+        split, size=count, in_order=lambda: split.in_order().shard(stride, 0).take(count)
+    )
 
 
 def _keras(model: Model) -> keras.Model:

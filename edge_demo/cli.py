@@ -11,7 +11,7 @@ from typing import NoReturn
 
 import click
 
-from edge_demo.commands import classify, enroll
+from edge_demo.commands import benchmark, classify, enroll, parity
 from edge_demo.errors import UserError
 
 
@@ -67,5 +67,5 @@ def main():
     """
 
 
-main.add_command(classify.classify)
-main.add_command(enroll.enroll)
+for command in (classify.classify, benchmark.benchmark, parity.parity, enroll.enroll):
+    main.add_command(command)

@@ -8,6 +8,6 @@ class UserError(ValueError):
 
 
 class GateError(UserError):
-    """An exported file that does not do what it must; nothing is left under its final name."""
+    """A file that does not do what it must; `convert` leaves nothing of it under its final name."""
 
     exit_code = 3

@@ -26,8 +26,23 @@ class Frame:
         return self.source if self.number is None else f"{self.source}#{self.number}"
 
 
-def pixels(raw) -> np.ndarray:
-    """A frame of PyAV as upright RGB uint8 [height, width, 3]."""
-    array = raw.to_ndarray(format="rgb24")
-    turns = round(getattr(raw, "rotation", 0) / 90) % 4
-    return np.ascontiguousarray(np.rot90(array, turns)) if turns else array
+class Pixels:
+    """Turns frames of PyAV into upright RGB uint8 [height, width, 3]; an array is taken as it is.
+
+    One for each source: what FFmpeg prepares for a size and format, at four times the cost of using it,
+    is kept.
+    """
+
+    def __init__(self) -> None:
+        self._reformatter = None
+
+    def __call__(self, raw) -> np.ndarray:
+        if isinstance(raw, np.ndarray):
+            return raw
+        if self._reformatter is None:
+            from av.video.reformatter import VideoReformatter
+
+            self._reformatter = VideoReformatter()
+        array = self._reformatter.reformat(raw, format="rgb24").to_ndarray()
+        turns = round(getattr(raw, "rotation", 0) / 90) % 4
+        return np.ascontiguousarray(np.rot90(array, turns)) if turns else array

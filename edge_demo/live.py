@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
 
 from edge_demo.errors import UserError
-from edge_demo.frames import Frame, pixels
+from edge_demo.feeds import Feed, words
+from edge_demo.frames import Frame, Pixels
 
-OPENING, READING = 10.0, 5.0  # seconds without anything, after which a source counts as gone
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds before it is tried again, doubled each time
 DRIFT = 1e-4  # how much faster than ours a source's clock may run, and no delay is seen in it
 NONSENSE = 60.0  # seconds of delay that are a clock set anew
-
-
-@dataclasses.dataclass(frozen=True)
-class Feed:
-    """What FFmpeg opens: a name for people, an address, a format (None: what it finds) and its options."""
-
-    name: str
-    address: str
-    format: str | None = None
-    options: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 class Clock:
@@ -62,7 +52,7 @@ class Newest:
         self._feed, self._say = feed, say
         self._changed = threading.Condition()
         self._closed = threading.Event()
-        self._newest: tuple | None = None  # FFmpeg's frame, its number, when it was taken
+        self._newest: tuple | None = None  # a frame, its number, when it was taken
         self._error: UserError | None = None
         self._count = 0  # of the frames it has given
         self._thread = threading.Thread(target=self._run, name=feed.name, daemon=True)
@@ -82,7 +72,7 @@ class Newest:
         self._thread.join(timeout=1)
 
     def __iter__(self) -> Iterator[Frame]:
-        seen = -1
+        seen, pixels = -1, Pixels()
         while True:
             with self._changed:
                 while not self._ready(seen):
@@ -105,7 +95,7 @@ class Newest:
             try:
                 self._read()
                 reason = "ended"
-            except Exception as error:  # FFmpeg's errors are of many kinds
+            except Exception as error:  # FFmpeg's and libcamera's errors are of many kinds
                 reason = words(error)
             if self._closed.is_set():
                 return
@@ -120,32 +110,15 @@ class Newest:
 
     def _read(self) -> None:
         """Reads frames until the feed ends or is closed."""
-        import av
-
         clock, before = Clock(), self._count
-        options = {"timeout": (OPENING, READING), "options": self._feed.options}
-        with av.open(self._feed.address, format=self._feed.format, **options) as container:
-            if not container.streams.video:
-                raise UserError("no picture in it")
-            stream = container.streams.video[0]
-            stream.thread_type = "SLICE"  # threads for frames would each hold one back
-            for packet in container.demux(stream):
+        with contextlib.closing(self._feed.read()) as frames:
+            for raw, stamp in frames:
+                taken = clock.taken(stamp, time.monotonic())
+                with self._changed:
+                    self._newest = (raw, self._count, taken)
+                    self._count += 1
+                    self._changed.notify_all()
+                if before and self._count == before + 1:
+                    self._say(f"{self._feed.name}: back")
                 if self._closed.is_set():
                     return
-                try:
-                    frames = packet.decode()
-                except av.error.InvalidDataError:  # damaged on its way; the next one may be whole
-                    continue
-                for raw in frames:
-                    taken = clock.taken(raw.time, time.monotonic())
-                    with self._changed:
-                        self._newest = (raw, self._count, taken)
-                        self._count += 1
-                        self._changed.notify_all()
-                    if before and self._count == before + 1:
-                        self._say(f"{self._feed.name}: back")
-
-
-def words(error: Exception) -> str:
-    """What FFmpeg says went wrong, in a few words."""
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__

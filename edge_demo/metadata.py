@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import mmap
 import zipfile
 import zlib
 from pathlib import Path
@@ -66,6 +67,19 @@ def graph_size(archive: zipfile.ZipFile) -> int:
     return min(entry.header_offset for entry in archive.infolist())
 
 
+def is_foreign(path: str | Path) -> bool:
+    """Whether a file is a whole .tflite that others wrote; UserError if it is no .tflite."""
+    try:
+        if not is_tflite(path):
+            raise UserError(f"{path}: not a .tflite file")
+        with zipfile.ZipFile(path) as archive:
+            return DESCRIPTION_FILE not in archive.namelist()
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}") from None
+    except zipfile.BadZipFile:
+        return True
+
+
 def read(path: str | Path) -> Metadata:
     """The metadata inside a .tflite.
 
@@ -79,8 +93,11 @@ def read(path: str | Path) -> Metadata:
             description = dict(json.loads(archive.read(DESCRIPTION_FILE)))
             means = description.get("prototypes") and archive.read(PROTOTYPES_FILE)
             size = graph_size(archive)
-        with open(path, "rb") as file:
-            checksum = zlib.crc32(file.read(size))
+        with (
+            open(path, "rb") as file,
+            mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) as graph,
+        ):
+            checksum = zlib.crc32(graph)
         if description.pop(CHECKSUM) != checksum:
             raise UserError("damaged model (its checksum differs); copy or export it again")
         spec = PreprocessSpec.from_json(description.pop("preprocess"))

@@ -1,48 +1,23 @@
-"""Options that several commands share, and the types of their values."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from pathlib import Path
 
 import click
 
-
-class Size(click.ParamType):
-    """WIDTHxHEIGHT."""
-
-    name = "WIDTHxHEIGHT"
-
-    def convert(self, value, param, ctx) -> tuple[int, int]:
-        if isinstance(value, tuple):
-            return value
-        width, _, height = str(value).partition("x")
-        if not (width.isdigit() and height.isdigit() and int(width) and int(height)):
-            self.fail(f"{value!r} is not like 640x480", param, ctx)
-        return int(width), int(height)
-
-
-class Region(click.ParamType):
-    """LEFT,TOP,RIGHT,BOTTOM."""
-
-    name = "LEFT,TOP,RIGHT,BOTTOM"
-
-    def convert(self, value, param, ctx) -> tuple[float, float, float, float]:
-        if isinstance(value, tuple):
-            return value
-        try:
-            left, top, right, bottom = map(float, str(value).split(","))
-        except ValueError:
-            left = top = right = bottom = -1.0
-        if not (0 <= left < right < float("inf") and 0 <= top < bottom < float("inf")):
-            self.fail(f"{value!r} is not like 0.25,0,0.75,1 or 160,0,480,480", param, ctx)
-        return left, top, right, bottom
+from edge_demo.errors import UserError
+from edge_demo.option_types import Channels, Pair, Region, Size
+from edge_demo.preprocess import INTERPOLATIONS, RESIZE_MODES
+from edge_demo.scores import NONE, SCORES
 
 
 def _list_cameras(ctx: click.Context, param: click.Parameter, asked: bool) -> None:
     if not asked:
         return
-    from edge_demo.sources import cameras
+    from edge_demo.feeds import cameras
 
     found = cameras()
     for source, name in found:
@@ -57,17 +32,13 @@ def _all(options: list[Callable]) -> Callable:
     return lambda command: functools.reduce(lambda c, option: option(c), reversed(options), command)
 
 
-def _source(required: bool) -> Callable:
-    return click.option(
-        "--source",
-        required=required,
-        help="An image, a folder (searched in depth) or a glob; - for images on stdin; a video; "
-        "a camera (0 or /dev/video0), a stream (rtsp://, http://) or screen.",
-    )
-
-
-_of_source = _all(
+source_options = _all(
     [
+        click.option(
+            "--source",
+            help="An image, a folder (searched in depth) or a glob; - for images on stdin; a video; "
+            "a camera (0, /dev/video0, picamera), a stream (rtsp://, http://) or screen.",
+        ),
         click.option("--size", type=Size(), help="Of the camera's or screen's pictures."),
         click.option(
             "--rate",
@@ -90,12 +61,94 @@ _of_source = _all(
         ),
     ]
 )
-source_options = _all([_source(required=True), _of_source])
-optional_source_options = _all([_source(required=False), _of_source])
-runtime_options = _all(
-    [
-        click.option(
-            "--threads", type=click.IntRange(1), help="CPU threads (default: the runtime's)."
-        ),
-    ]
+json_option = click.option(
+    "--json",
+    "json_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write the same figures to a file.",
 )
+# name of the parameter -> its option
+RUNTIME = {
+    "threads": click.option(
+        "--threads", type=click.IntRange(1), help="CPU threads (default: the runtime's)."
+    ),
+    "delegate": click.option(
+        "--delegate",
+        metavar="LIBRARY",
+        help="Let this library (libname.so) run what it can of the model.",
+    ),
+    "delegate_option": click.option(
+        "--delegate-option", type=Pair(), multiple=True, help="For the delegate; may be repeated."
+    ),
+    "strict_delegate": click.option(
+        "--strict-delegate", is_flag=True, help="Stop if the delegate cannot run the model."
+    ),
+    "labels": click.option(
+        "--labels",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="One label a line in the order of the outputs, for those inside MODEL.",
+    ),
+    "mean": click.option(
+        "--mean", type=Channels(), help="Of a model from elsewhere: input = (pixel - mean) / std."
+    ),
+    "std": click.option("--std", type=Channels(), help="The same; both in grey levels 0-255."),
+    "resize": click.option(
+        "--resize",
+        type=click.Choice(RESIZE_MODES),
+        help="Of a model from elsewhere: the whole picture, or its middle (default: squash).",
+    ),
+    "crop_fraction": click.option(
+        "--crop-fraction",
+        type=click.FloatRange(0, 1, min_open=True),
+        help="With --resize crop: how much of the picture is the middle (default: 0.875).",
+    ),
+    "interpolation": click.option(
+        "--interpolation",
+        type=click.Choice(tuple(INTERPOLATIONS)),
+        help="Of a model from elsewhere (default: bilinear).",
+    ),
+    "scores": click.option(
+        "--scores",
+        type=click.Choice((*SCORES, NONE)),
+        help="Of a model from elsewhere: what makes its outputs scores; none if they are "
+        "(default: what its graph ends with, or softmax).",
+    ),
+}
+
+
+def runtime_options(command: Callable) -> Callable:
+    """Adds RUNTIME's options to a command, which gets `load` of them: a path to its Classifier."""
+
+    @functools.wraps(command)
+    def with_load(*args, **values):
+        options = {name: values.pop(name) for name in RUNTIME}
+        return command(*args, load=functools.partial(open_classifier, **options), **values)
+
+    return _all(list(RUNTIME.values()))(with_load)
+
+
+def open_classifier(
+    path: Path,
+    *,
+    threads: int | None = None,
+    delegate: str | None = None,
+    delegate_option: tuple[tuple[str, str], ...] = (),
+    strict_delegate: bool = False,
+    labels: Path | None = None,
+    **foreign,
+):
+    """A Classifier as RUNTIME's options say, which are the arguments; a lost delegate is told on stderr."""
+    from edge_demo.classifier import Classifier
+    from edge_demo.foreign import Foreign, read_labels
+    from edge_demo.runtime import Delegate
+
+    if not delegate and (delegate_option or strict_delegate):
+        raise UserError("--delegate-option and --strict-delegate need --delegate")
+    return Classifier(
+        path,
+        threads,
+        foreign=Foreign(labels and read_labels(labels), **foreign),
+        delegate=delegate and Delegate(delegate, delegate_option, strict_delegate),
+        say=functools.partial(click.echo, err=True),
+    )

@@ -106,6 +106,8 @@ def to_pixels(image: Image.Image, spec: PreprocessSpec) -> np.ndarray:
     return np.asarray(image)
 
 
-def normalise(pixels: np.ndarray, spec: PreprocessSpec) -> np.ndarray:
-    """Grey levels 0-255 [..., 3] to the float32 input of a model: (pixels - mean) / std."""
-    return (pixels.astype(np.float32) - np.float32(spec.mean)) / np.float32(spec.std)
+def normalise(
+    pixels: np.ndarray, spec: PreprocessSpec, dtype: type[np.floating] = np.float32
+) -> np.ndarray:
+    """Grey levels 0-255 [..., 3] to the input of a model, float32 or `dtype`: (pixels - mean) / std."""
+    return (pixels.astype(dtype) - dtype(spec.mean)) / dtype(spec.std)

@@ -106,7 +106,7 @@ class Prototypes:
             good = means.dtype == np.float32 and np.isfinite(means).all() and min(counts) > 0
             if not (fit and good and 0 < scale < math.inf):
                 raise ValueError
-        except (KeyError, TypeError, ValueError):
+        except (EOFError, KeyError, MemoryError, OSError, TypeError, ValueError):
             raise UserError("damaged prototypes; export it again") from None
         return cls(labels, means, counts, scale, decide)
 

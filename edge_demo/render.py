@@ -13,8 +13,8 @@ from edge_demo.scores import PRESENT
 CSV_COLUMNS = ("source", "frame", "time", "label", "score", "inference_ms", "age_ms")
 
 
-def json_line(result: Result, top: int) -> str:
-    """One JSON object with the `top` best labels."""
+def fields(result: Result, top: int) -> dict:
+    """What `json_line` writes: the source, the label and the `top` best ones, milliseconds."""
     frame, when = result.frame, "seconds" if result.age is None else "time"
     found = {
         "source": frame.source,
@@ -29,7 +29,12 @@ def json_line(result: Result, top: int) -> str:
     found["milliseconds"] = {stage: round(ms, 3) for stage, ms in result.milliseconds.items()}
     if result.age is not None:
         found["milliseconds"]["age"] = round(result.age, 3)
-    return json.dumps(found, ensure_ascii=False)
+    return found
+
+
+def json_line(result: Result, top: int) -> str:
+    """One JSON object with the `top` best labels."""
+    return json.dumps(fields(result, top), ensure_ascii=False)
 
 
 def csv_line(result: Result, top: int) -> str:
@@ -47,12 +52,17 @@ def csv_line(result: Result, top: int) -> str:
 
 def bars(result: Result, top: int) -> str:
     """The `top` best labels for people; a star marks those that are there."""
-    width = max(len(label) for label, _ in result.ranked)
     total, inference = sum(result.milliseconds.values()), result.milliseconds["inference"]
     late = "" if result.age is None else f", age {result.age:.0f} ms"
-    lines = [f"{result.frame}  ({total:.1f} ms, inference {inference:.1f} ms{late})"]
+    head = f"{result.frame}  ({total:.1f} ms, inference {inference:.1f} ms{late})"
     if result.label != result.ranked[0][0]:
-        lines[0] += f": {result.label}"
+        head += f": {result.label}"
+    return f"{head}\n{bar_lines(result, top)}"
+
+
+def bar_lines(result: Result, top: int) -> str:
+    """A line with a bar for each of the `top` best labels."""
+    width, lines = max(len(label) for label, _ in result.ranked), []
     for label, score in result.ranked[:top]:
         star = "*" if result.several and score >= PRESENT else " "
         bar = "█" * round(30 * score)

@@ -37,9 +37,11 @@ class Result:
     @property
     def score(self) -> float:
         """Of the label; of the best one where it is unknown."""
-        return dict(self.ranked).get(self.label, self.ranked[0][1])
+        return next((s for label, s in self.ranked if label == self.label), self.ranked[0][1])
 
     @property
     def time(self) -> float | None:
         """Seconds since 1970 when a live frame was taken, or since the beginning of a video."""
-        return self.frame.time if self.age is None else time.time() - self.age / 1e3
+        if self.age is None:
+            return self.frame.time
+        return time.time() - (time.monotonic() - self.frame.time)

@@ -7,6 +7,8 @@ the line has a `shape`. The child (`python -m edge_demo.runner`) knows nothing o
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import functools
 import json
 import os
 import signal
@@ -20,6 +22,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from edge_demo.bare import load as load_any
 from edge_demo.classifier import Classifier
 from edge_demo.errors import GateError
 from edge_demo.metadata import LOGITS
@@ -70,6 +73,48 @@ def memory(path: Path) -> dict[str, float] | None:
         ask("time", rounds=1)
         after = ask("peak")[0]["mib"]
     return None if before is None else {"peak": after, "baseline": before}
+
+
+@dataclasses.dataclass(frozen=True)
+class Bare:
+    """A file in a fresh process, loaded and run once on random input.
+
+    start_up_ms: from the start of the process to the first result. load_ms, first_ms: of it, loading
+    the file and the first run. peak_mib: resident; baseline_mib: before loading; None where the system
+    does not tell. run_for: seconds -> milliseconds of every run in it; one before them is not counted.
+    """
+
+    start_up_ms: float
+    load_ms: float
+    first_ms: float
+    peak_mib: float | None
+    baseline_mib: float | None
+    run_for: Callable[[float], list[float]]
+
+
+@contextlib.contextmanager
+def bare(path: Path, threads: int) -> Iterator[Bare]:
+    """Any .tflite, whatever it is for, in a child process for as long as the block lasts.
+
+    Raises GateError, as `run_for` does.
+    """
+    start = time.perf_counter()
+    with _child(path.name) as ask:
+        before = ask("peak")[0]["mib"]
+        opened = ask("open", file=path, threads=threads)[0]
+        start_up = 1e3 * (time.perf_counter() - start)
+        after = ask("peak")[0]["mib"]
+
+        def run_for(seconds: float) -> list[float]:
+            return ask("spend", seconds=seconds)[0]["milliseconds"]
+
+        yield Bare(start_up, opened["load_ms"], opened["first_ms"], after, before, run_for)
+
+
+def profile(path: Path, threads: int, seconds: float) -> dict:
+    """`edge_demo.profiler.profile` of a file, in a child process. Raises GateError."""
+    with _child(path.name) as ask:
+        return ask("profile", file=path, threads=threads, seconds=seconds)[0]
 
 
 def delegation(path: Path) -> dict:
@@ -151,6 +196,7 @@ def _receive(stream: BinaryIO) -> tuple[dict, Array] | None:
 def serve(requests: BinaryIO, replies: BinaryIO) -> None:
     """The child: answers requests until there are no more."""
     classifiers: list[Classifier] = []
+    others: list[Callable[[], None]] = []
 
     def load(_: Array, file: str, threads: int | None) -> tuple[dict, Array]:
         classifiers.append(Classifier(file, threads))
@@ -169,8 +215,25 @@ def serve(requests: BinaryIO, replies: BinaryIO) -> None:
         spec = classifiers[0].preprocess
         shape = (spec.height, spec.width, 3)
         image = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
-        samples = [[_milliseconds(c, image) for c in classifiers] for _ in range(rounds)]
+        runs = [functools.partial(classifier.logits, image) for classifier in classifiers]
+        samples = [[_milliseconds(run) for run in runs] for _ in range(rounds)]
         return {"milliseconds": samples}, None
+
+    def open_bare(_: Array, file: str, threads: int) -> tuple[dict, Array]:
+        load_ms = _milliseconds(lambda: others.append(load_any(file, threads)))
+        return {"load_ms": load_ms, "first_ms": _milliseconds(others[0])}, None
+
+    def spend(_: Array, seconds: float) -> tuple[dict, Array]:
+        others[0]()  # other processes have used the caches since
+        end, samples = time.perf_counter() + seconds, [_milliseconds(others[0])]
+        while time.perf_counter() < end:
+            samples.append(_milliseconds(others[0]))
+        return {"milliseconds": samples}, None
+
+    def look_into(_: Array, **arguments) -> tuple[dict, Array]:
+        from edge_demo.profiler import profile
+
+        return profile(arguments.pop("file"), **arguments), None
 
     def divide(_: Array, file: str) -> tuple[dict, Array]:
         from edge_demo.delegation import delegation
@@ -181,6 +244,9 @@ def serve(requests: BinaryIO, replies: BinaryIO) -> None:
         "load": load,
         "run": run,
         "time": measure,
+        "open": open_bare,
+        "spend": spend,
+        "profile": look_into,
         "peak": lambda _: ({"mib": _peak_mib()}, None),
         "delegation": divide,
     }
@@ -194,9 +260,9 @@ def serve(requests: BinaryIO, replies: BinaryIO) -> None:
         _send(replies, *reply)
 
 
-def _milliseconds(classifier: Classifier, image: np.ndarray) -> float:
+def _milliseconds(run: Callable) -> float:
     start = time.perf_counter()
-    classifier.logits(image)
+    run()
     return 1e3 * (time.perf_counter() - start)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from edge_demo.errors import UserError
 
 SOFTMAX, SIGMOID = "softmax", "sigmoid"
+NONE = "none"  # of a model from elsewhere whose outputs are scores
 PRESENT = 0.5  # score from which on a picture has a label, where it may have any number of them
 
 

@@ -181,9 +181,9 @@ def test_a_full_disk_while_saving_loses_nothing(tmp_path, digits_run):
 def test_a_full_disk_while_exporting_leaves_the_old_files(tmp_path, digits_run, exported):
     out = tmp_path / "exported"
     shutil.copytree(exported, out)
-    before = {p.name: p.read_bytes() for p in out.iterdir()}
+    before = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
     assert_a_full_disk_is_one_line("convert", digits_run, "--out", out)
-    assert {p.name: p.read_bytes() for p in out.iterdir()} == before
+    assert {p: p.read_bytes() for p in out.rglob("*") if p.is_file()} == before
 
 
 WITHOUT = """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -160,6 +161,19 @@ def test_edge_demo_names_all_that_is_in_a_picture(out, labelled_photos, expected
             pytest.approx(row.max(), abs=1e-4),
         )
     assert edge_cli(*arguments).out.count("* ") == (scores >= 0.5).sum()
+
+
+def test_parity_holds_a_device_to_every_label_of_a_picture(out, tmp_path, edge_cli):
+    done = edge_cli("parity", out)
+    assert done.code == 0 and done.out.count("16 of 16") == 2
+    copy = shutil.copytree(out, tmp_path / "copy")
+    report = json.loads((copy / "report.json").read_text())
+    logits = report["files"]["float32"]["reference_logits"][3]
+    weakest = min(range(len(LABELS)), key=lambda i: abs(logits[i]))
+    logits[weakest] *= -1  # the others stay, and with them the best one
+    (copy / "report.json").write_text(json.dumps(report))
+    done = edge_cli("parity", copy)
+    assert done.code == 3 and "1 of 16 answers are others" in done.out and "15 of 16" in done.out
 
 
 def test_a_model_of_one_label_and_a_probe_are_refused(

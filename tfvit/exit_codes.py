@@ -13,7 +13,7 @@ DIVERGED, LOST_WORKER, PREEMPTED, INTERRUPTED = 4, 69, 75, 130
 MEANINGS = {
     0: "done",
     UserError.exit_code: "bad input: the one line says what to put right",
-    GateError.exit_code: "an exported file failed its gate; nothing was left under its final name",
+    GateError.exit_code: "a file does not do what it must; `convert` left nothing of it under its final name",
     DIVERGED: "the loss stopped being a number or ran away; the last good checkpoint is kept",
     LOST_WORKER: "another worker is gone; start all again with --resume",
     PREEMPTED: "SIGTERM: all is saved; start again with --resume",

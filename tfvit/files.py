@@ -76,7 +76,11 @@ def _replace(path: Path, new: Path, previous: Path | None = None) -> None:
         if previous:
             shutil.rmtree(previous, ignore_errors=True)
         os.replace(path, previous or _old(path))
-    os.replace(new, path)
+    try:
+        os.replace(new, path)
+    except OSError:
+        recover(path)
+        raise
     sync(path.parent)
     shutil.rmtree(_old(path), ignore_errors=True)
 

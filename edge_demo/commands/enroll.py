@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from edge_demo.errors import UserError
-from edge_demo.options import optional_source_options, runtime_options
+from edge_demo.options import runtime_options, source_options
 
 SUFFIX = ".enrolled.tflite"
 EXAMPLES = """\b
@@ -22,7 +22,7 @@ Examples:
 @click.command(epilog=EXAMPLES)
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--label", help="Of what is in all pictures of the source; new, or known already.")
-@optional_source_options
+@source_options
 @click.option("--forget", metavar="LABEL", help="Take a class out; needs no source.")
 @click.option(
     "--out",
@@ -30,9 +30,7 @@ Examples:
     help=f"[default: MODEL itself if it is a *{SUFFIX}, else beside it as one]",
 )
 @runtime_options
-def enroll(
-    model, label, source, size, rate, pixel_format, region, every, limit, forget, out, threads
-):
+def enroll(model, label, source, size, rate, pixel_format, region, every, limit, forget, out, load):
     """Add a class to MODEL, or correct one, by the pictures of a source.
 
     MODEL is a .tflite of `tfvit convert --with-features`. Ten pictures are a good number; of a camera the
@@ -41,7 +39,6 @@ def enroll(
     it, and what was known of it counts for ten of them.
     """
     from edge_demo import enrolment, metadata, prototypes, sources
-    from edge_demo.classifier import Classifier
     from edge_demo.pipeline import Pipeline
     from edge_demo.scores import SIGMOID
 
@@ -66,7 +63,7 @@ def enroll(
     else:
         wanted, skipped = sources.Wanted(size, rate, pixel_format), []
         with sources.open_source(source, wanted, say=_say) as opened:
-            pipeline = Pipeline(Classifier(model, threads), region=region)
+            pipeline = Pipeline(load(model), region=region)
             skip = None if opened.count == 1 else skipped.append
             examples = enrolment.features(pipeline, opened, every, limit, skip)
         for error in skipped:

@@ -70,6 +70,7 @@ def test_files_carry_labels_preprocessing_and_provenance(exported):
         "float32.tflite",
         "int8.tflite",
         "labels.txt",
+        "reference",
         "report.html",
         "report.json",
     ]

@@ -5,11 +5,10 @@ import os
 import signal
 from pathlib import Path
 
-import flatbuffers
 import numpy as np
 import pytest
 import tensorflow as tf
-from ai_edge_litert import schema_py_generated as schema
+from broken_models import edited, without_operands
 
 import tfvit
 from convert import edge_graph, fold, metadata, tflite, verify
@@ -28,26 +27,6 @@ SPEC = PreprocessSpec(32, 32, mean=(0, 0, 0), std=(1, 1, 1))
 
 def with_metadata(model, scheme="broken", labels=LABELS, spec=SPEC):
     return metadata.add(model, labels, spec, {"scheme": scheme}, name="vit", version="1")
-
-
-def edited(model, edit):
-    """A .tflite after edit(operator, name of the operator) of each operator of its graph."""
-    content = schema.ModelT.InitFromObj(schema.Model.GetRootAs(model))
-    names = {v: k for k, v in vars(schema.BuiltinOperator).items() if not k.startswith("_")}
-    for op in content.subgraphs[0].operators:
-        edit(op, names[content.operatorCodes[op.opcodeIndex].builtinCode])
-    builder = flatbuffers.Builder(1 << 20)
-    builder.Finish(content.Pack(builder), b"TFL3")
-    return bytes(builder.Output())
-
-
-def without_operands(model):
-    """The operands of a matrix product declared absent: the runtime follows a null pointer."""
-
-    def cut(op, name):
-        op.inputs = [-1, -1] if name == "BATCH_MATMUL" else op.inputs
-
-    return edited(model, cut)
 
 
 def of_a_tensor_that_is_not(model):

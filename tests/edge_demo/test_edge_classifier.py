@@ -226,13 +226,13 @@ TEN = "".join(f"{digit}\n" for digit in range(10))
 BAD_FILES = {
     "empty": (lambda good, graph: b"", "not a .tflite"),
     "text": (lambda good, graph: b"These are words, not a model.\n" * 9, "not a .tflite"),
-    "only a magic": (lambda good, graph: b"\0\0\0\0TFL3", NO_METADATA),
-    "noise with a magic": (lambda good, graph: NOISE, NO_METADATA),
+    "only a magic": (lambda good, graph: b"\0\0\0\0TFL3", "damaged"),
+    "noise with a magic": (lambda good, graph: NOISE, "damaged"),
     "the zip alone": (lambda good, graph: good[len(graph) :], "not a .tflite"),
-    "without the zip": (lambda good, graph: graph, NO_METADATA),
-    "cut in half": (lambda good, graph: good[: len(good) // 2], NO_METADATA),
-    "cut within the zip": (lambda good, graph: good[:-40], NO_METADATA),
-    "cut by a byte": (lambda good, graph: good[:-1], NO_METADATA),
+    "without the zip": (lambda good, graph: graph, "labels.txt is cut off"),
+    "cut in half": (lambda good, graph: good[: len(good) // 2], "damaged"),
+    "cut within the zip": (lambda good, graph: good[:-40], "labels.txt is cut off"),
+    "cut by a byte": (lambda good, graph: good[:-1], "labels.txt is cut off"),
 }
 # What is left of the graph, before a good zip
 BAD_GRAPHS = {
@@ -246,7 +246,6 @@ BAD_GRAPHS = {
 # labels.txt and tfvit.json after a good graph, made of a good description; words of the message
 BAD_ZIPS = {
     "no labels.txt": (lambda good: (None, good), NO_METADATA),
-    "no tfvit.json": (lambda good: (TEN, None), NO_METADATA),
     "no labels": (lambda good: ("", good), "10 outputs, 0 labels"),
     "two labels": (lambda good: ("a\nb\n", good), "10 outputs, 2 labels"),
     "eleven labels": (lambda good: (TEN + "x\n", good), "10 outputs, 11 labels"),
@@ -352,6 +351,13 @@ def test_random_damage_to_the_graph_is_at_worst_a_user_error(model, split_model,
 
 
 # --- metadata that is unusual but right
+
+
+def test_what_tflite_metadata_tells_is_enough(model, split_model, join_model, tmp_path, digits):
+    graph, labels, _ = split_model(model)
+    path = tmp_path / "standard.tflite"
+    path.write_bytes(join_model(graph, {"labels.txt": labels}))
+    assert Classifier(path).classify(digits[0][0]) == Classifier(model).classify(digits[0][0])
 
 
 def test_the_zip_may_be_written_anew_by_any_tool(int8, split_model, join_model, tmp_path, digits):

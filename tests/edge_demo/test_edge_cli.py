@@ -3,7 +3,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 
 import click
 import pytest
@@ -215,7 +214,7 @@ MODELS = {
     "missing": (None, "No such file"),
     "empty": (b"", "not a .tflite file"),
     "text": (b"These are words, not a model.\n" * 9, "not a .tflite file"),
-    "a magic and noise": (b"\0\0\0\0TFL3" + bytes(range(256)) * 9, "tfvit convert"),
+    "a magic and noise": (b"\0\0\0\0TFL3" + bytes(range(256)) * 9, "damaged"),
 }
 
 
@@ -336,14 +335,17 @@ def test_the_installed_command_has_one_line_for_an_error(process, int8, tmp_path
     check_one_line(process("edge-demo", tmp_path / "none", "--source", tmp_path), tmp_path)
 
 
-def test_one_picture_is_answered_in_half_a_second(process, int8, pictures):
-    seconds = []
-    while len(seconds) < 5 and min(seconds, default=1) >= 0.5:
-        start = time.perf_counter()
-        done = process("edge-demo", int8, "--source", pictures / "0.png")
-        seconds.append(time.perf_counter() - start)
-        assert done.code == 0
-    assert min(seconds) < 0.5, seconds
+def test_one_picture_is_answered_in_half_a_second_of_a_processor(process, int8, pictures):
+    resource = pytest.importorskip("resource")
+
+    def used():
+        times = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return times.ru_utime + times.ru_stime
+
+    before, count = used(), 3
+    for _ in range(count):
+        assert process("edge-demo", int8, "--source", pictures / "0.png").code == 0
+    assert (used() - before) / count < 0.5
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])

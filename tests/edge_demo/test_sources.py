@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import csv
-import http.server
 import io
 import itertools
 import json
+import os
 import signal
 import subprocess
-import threading
 import time
 
 import numpy as np
 import pytest
-from helpers import BIN
-from PIL import Image
+from helpers import BIN, PATHS
+from network_camera import Camera, RtspCamera, encoded
 
 from edge_demo import image_stream
 from edge_demo.live import Clock
@@ -25,12 +24,6 @@ av = pytest.importorskip("av")
 
 def rows(text):
     return [json.loads(line) for line in text.splitlines()]
-
-
-def encoded(picture, kind):
-    buffer = io.BytesIO()
-    picture.save(buffer, kind)
-    return buffer.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -52,43 +45,6 @@ def clip(tmp_path_factory, digits):
     return path
 
 
-class Camera(http.server.ThreadingHTTPServer):
-    """A network camera on loopback: MJPEG at 30 frames a second, a grey level a frame."""
-
-    daemon_threads = allow_reuse_address = True
-
-    def __init__(self, port=0):
-        super().__init__(("127.0.0.1", port), Handler)
-        self.stopped = threading.Event()
-        self.address = f"http://user:secret@127.0.0.1:{self.server_port}/video.mjpeg"
-        threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
-
-    def stop(self):
-        self.stopped.set()
-        self.shutdown()
-        self.server_close()
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        self.send_response(200)
-        self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
-        self.end_headers()
-        number = 0
-        while not self.server.stopped.is_set():
-            picture = encoded(Image.new("L", (64, 64), number % 256), "JPEG")
-            head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(picture)}\r\n\r\n"
-            try:
-                self.wfile.write(head.encode() + picture + b"\r\n")
-            except OSError:
-                return
-            number += 1
-            time.sleep(1 / 30)
-
-    def log_message(self, *_):
-        pass
-
-
 @pytest.fixture
 def camera():
     found = Camera()
@@ -105,7 +61,9 @@ def test_a_video_is_its_frames(edge_cli, int8, clip):
     assert len({row["label"] for row in video}) > 3
 
 
-def test_a_stream_that_goes_away_and_comes_back_goes_on(int8, camera):
+@pytest.mark.parametrize("kind", [Camera, RtspCamera])
+def test_a_stream_that_goes_away_and_comes_back_goes_on(int8, kind):
+    camera = kind()
     running = subprocess.Popen(
         [BIN / "edge-demo", int8, "--source", camera.address, "--json"],
         stdout=subprocess.PIPE,
@@ -113,10 +71,10 @@ def test_a_stream_that_goes_away_and_comes_back_goes_on(int8, camera):
         text=True,
     )
     found = [json.loads(running.stdout.readline()) for _ in range(30)]
-    port = camera.server_port
+    port = camera.server_address[1]
     camera.stop()
     time.sleep(0.3)
-    again = Camera(port)
+    again = kind(port)
     try:
         before = found[-1]["frame"]
         deadline = time.monotonic() + 30
@@ -136,11 +94,89 @@ def test_a_stream_that_goes_away_and_comes_back_goes_on(int8, camera):
     assert all("secret" not in row["source"] for row in found)
 
 
+def test_the_frames_of_an_rtsp_camera_are_its_pictures():
+    from edge_demo import sources
+
+    camera = RtspCamera()
+    with sources.open_source(camera.address) as opened:
+        found = list(itertools.islice(opened.frames, 20))
+    camera.stop()
+    levels = np.array([frame.image.astype(float).mean() for frame in found])
+    assert found[0].image.shape == (64, 64, 3)
+    assert levels == pytest.approx(np.round(levels), abs=0.6)
+    steps = np.diff([frame.number for frame in found])
+    assert np.diff(levels) == pytest.approx(steps, abs=1.1)  # one grey level a frame
+
+
+PICAMERA2 = """
+import itertools, time
+import numpy as np
+
+class Request:
+    def __init__(self, number, size):
+        self.number, self.size = number, size
+        self.taken = time.monotonic_ns() + 10**15
+    def make_array(self, stream):
+        assert stream == "main"
+        array = np.zeros((self.size[1], self.size[0], 3), np.uint8)
+        array[..., 0] = self.number
+        return array
+    def get_metadata(self):
+        return {"SensorTimestamp": self.taken}
+    def release(self):
+        Picamera2.held -= 1
+
+class Picamera2:
+    held = 0
+    @staticmethod
+    def global_camera_info():
+        return [{"Num": 0, "Model": "imx708"}, {"Num": 1, "Model": "ov5647"}]
+    def __init__(self, number):
+        assert number == 1
+        self.numbers = itertools.count()
+    def __enter__(self):
+        return self
+    def __exit__(self, *_):
+        pass
+    def create_video_configuration(self, main, controls):
+        assert main["format"] == "BGR888" and controls == {"FrameRate": 20.0}
+        return main
+    def configure(self, configuration):
+        self.size = configuration["size"]
+    def start(self):
+        pass
+    def capture_request(self):
+        time.sleep(1 / 30)
+        Picamera2.held += 1
+        assert Picamera2.held == 1
+        return Request(next(self.numbers), self.size)
+"""
+
+
+def test_the_camera_of_a_raspberry_pi_through_a_module_like_picamera2(int8, process, tmp_path):
+    (tmp_path / "picamera2.py").write_text(PICAMERA2)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *PATHS])}
+    listed = process("edge-demo", "--list-cameras", env=environment)
+    assert listed.out.splitlines()[:2] == ["picamera:0  imx708", "picamera:1  ov5647"]
+    options = ("--size", "96x64", "--rate", "20", "--limit", "20", "--json")
+    done = process("edge-demo", int8, "--source", "picamera:1", *options, env=environment)
+    assert done.code == 0, done.err
+    found = rows(done.out)
+    assert len(found) == 20 and {row["source"] for row in found} == {"picamera:1"}
+    assert np.median([row["milliseconds"]["age"] for row in found]) < 50
+
+
+def test_without_picamera2_it_says_what_to_install(edge_cli, int8):
+    done = edge_cli(int8, "--source", "picamera")
+    assert (done.code, done.out) == (2, "")
+    assert "python3-picamera2" in done.err and done.err.count("\n") == 1
+
+
 def test_only_the_newest_frame_is_taken(camera):
     from edge_demo import sources
 
     with sources.open_source(camera.address) as opened:
-        assert opened.is_live and opened.count is None
+        assert opened.is_live and not opened.at_hand
         levels, numbers = [], []
         for frame, _ in zip(opened.frames, range(6)):
             levels.append(float(frame.image.mean()))
@@ -148,6 +184,13 @@ def test_only_the_newest_frame_is_taken(camera):
             assert time.monotonic() - frame.time < 0.2
             time.sleep(0.25)  # seven of its frames
     assert np.diff(levels[1:]).min() > 4 and np.diff(numbers[1:]).min() > 4
+
+
+def test_a_slow_camera_is_not_taken_for_a_late_one(int8, process):
+    camera = Camera(rate=8)  # MJPEG has no times of its own
+    done = process("edge-demo", int8, "--source", camera.address, "--json", "--limit", "20")
+    camera.stop()
+    assert np.median([row["milliseconds"]["age"] for row in rows(done.out)]) < 150
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,8 @@ def convert(
     """Export CHECKPOINT, a checkpoint or run folder, to .tflite files that are checked as they are made.
 
     Writes float32.tflite, a file for each scheme, labels.txt, report.json and report.html: parity with
-    the Keras model, accuracy on the held-out images, size, memory and latency of each file.
+    the Keras model, accuracy on the held-out images, size, memory and latency of each file; and
+    reference/, 16 held-out pictures by which a device checks itself (edge-demo parity).
 
     \b
     Examples:
@@ -161,5 +162,7 @@ def convert(
     for stem, costs in report.get("sensitivity", {}).items():
         worst = [[n, f"{c['kl']:.1e}", percent(c["changed"])] for n, c in list(costs.items())[:10]]
         click.echo("\n" + table(worst, [f"{stem}: rounded alone", "nats", "changed"]))
-    click.echo(f"\n{out}: files, labels.txt, report.json, report.html ({report['seconds']:.0f} s)")
+    click.echo(
+        f"\n{out}: files, labels.txt, report.json, report.html, reference ({report['seconds']:.0f} s)"
+    )
     name_unreadable({n: n for e in report["files"].values() for n in e.get("unreadable", [])})

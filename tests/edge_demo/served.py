@@ -1,0 +1,99 @@
+"""A running `edge-demo --serve`, and ways to ask it: well, and badly."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import http.client
+import re
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+import urllib.parse
+from pathlib import Path
+
+from helpers import BIN
+
+
+@dataclasses.dataclass(frozen=True)
+class Served:
+    """process: of the command; out, err: what it has written so far; url: where it says that it is."""
+
+    process: subprocess.Popen
+    out: Path
+    err: Path
+    url: str
+
+    @property
+    def address(self) -> tuple[str, int]:
+        found = urllib.parse.urlsplit(self.url)
+        return found.hostname, found.port
+
+    def ask(self, path, method="GET", body=None, headers=()):
+        return ask(self.url, path, method, body, headers)
+
+    def tell(self, data):
+        """Sends bytes as they are, and gives what came back, up to 1 MB."""
+        with socket.create_connection(self.address, timeout=20) as connection:
+            received = b""
+            with contextlib.suppress(OSError):  # it may have had enough of them
+                connection.sendall(data)
+                connection.shutdown(socket.SHUT_WR)
+            with contextlib.suppress(ConnectionError):
+                while len(received) < 1e6 and (part := connection.recv(1 << 16)):
+                    received += part
+            return received
+
+    def number(self, name):
+        """Of `/proc/PID/status`: Threads, VmRSS in kB."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(re.search(rf"^{name}:\s+(\d+)", status, re.M)[1])
+
+    def metric(self, sample):
+        """The value of a sample of /metrics."""
+        return float(re.search(rf"^{re.escape(sample)} (.*)$", self.ask("/metrics").text, re.M)[1])
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    code: int
+    headers: http.client.HTTPMessage
+    body: bytes
+
+    @property
+    def text(self):
+        return self.body.decode()
+
+
+def ask(url, path, method="GET", body=None, headers=()):
+    """One request by Python's client."""
+    with contextlib.closing(
+        http.client.HTTPConnection(urllib.parse.urlsplit(url).netloc, timeout=30)
+    ) as client:
+        client.request(method, path, body, dict(headers))
+        answer = client.getresponse()
+        return Answer(answer.status, answer.headers, answer.read())
+
+
+@contextlib.contextmanager
+def served(model, *options, address="127.0.0.1:0"):
+    """The command as a process, until SIGTERM, which must end it well."""
+    with tempfile.TemporaryDirectory() as folder:
+        out, err = Path(folder, "out"), Path(folder, "err")
+        with out.open("w") as stdout, err.open("w") as stderr:
+            command = [BIN / "edge-demo", model, *options, "--serve", address]
+            process = subprocess.Popen(list(map(str, command)), stdout=stdout, stderr=stderr)
+        try:
+            deadline = time.monotonic() + 60
+            while not (found := re.search(r"^http://\S+$", err.read_text(), re.M)):
+                assert process.poll() is None and time.monotonic() < deadline, err.read_text()
+                time.sleep(0.05)
+            yield Served(process, out, err, found[0])
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(10) == 0, err.read_text()
+            assert "Traceback" not in err.read_text()
+        finally:
+            process.kill()
+            process.wait()

@@ -1,0 +1,293 @@
+"""What `edge-demo` leaves behind: annotated pictures and videos, pictures to be labelled, the live view."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import time
+
+import numpy as np
+import pytest
+from helpers import BIN
+from network_camera import Camera
+from PIL import Image
+
+from edge_demo import Classifier, UserError
+from edge_demo.annotate import draw
+from edge_demo.frames import Frame
+from edge_demo.pipeline import Pipeline, box_of
+from edge_demo.results import Result
+from edge_demo.sources import Source
+
+av = pytest.importorskip("av")
+
+
+def rows(text):
+    return [json.loads(line) for line in text.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory, digits):
+    """Six digits as PNG files of 120x90, two of one name in two folders."""
+    root = tmp_path_factory.mktemp("pictures")
+    (root / "deep").mkdir()
+    for name, picture in zip(("a", "b", "c", "d", "e", "deep/a"), digits[0]):
+        picture.resize((120, 90)).save(root / f"{name}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory, digits):
+    """A video of 12 digits at 5 frames a second, 121x91 as far as its codec can tell."""
+    path = tmp_path_factory.mktemp("clip") / "digits.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=5)
+        stream.width, stream.height = 122, 90
+        for picture in digits[0][:12]:
+            container.mux(stream.encode(av.VideoFrame.from_image(picture.resize((122, 90)))))
+        container.mux(stream.encode())
+    return path
+
+
+# --- the part that is looked at
+
+
+def test_a_region_is_what_a_picture_of_that_part_would_be(edge_cli, int8, sample_photos, tmp_path):
+    photo = sample_photos["china"]
+    photo.save(tmp_path / "whole.png")
+    photo.crop((160, 0, 480, 213)).save(tmp_path / "part.png")
+    part = rows(edge_cli(int8, "--source", tmp_path / "part.png", "--json").out)[0]
+    for region in ("160,0,480,213", "0.25,0,0.75,0.499"):
+        whole = edge_cli(int8, "--source", tmp_path / "whole.png", "--region", region, "--json")
+        assert rows(whole.out)[0]["top"] == part["top"]
+    assert box_of((500.0, 100.0, 900.0, 900.0), photo.size, "x") == (500, 100, 640, 427)
+
+
+@pytest.mark.parametrize("region", ["0,0,1", "a,b,c,d", "0.5,0,0.2,1", "-1,0,1,1", "0,0,nan,1"])
+def test_what_is_no_region_is_refused(edge_cli, int8, pictures, region):
+    done = edge_cli(int8, "--source", pictures / "a.png", "--region", region)
+    assert (done.code, done.out) == (2, "")
+    assert "0.25,0,0.75,1" in done.err and done.err.count("\n") == 1
+
+
+def test_a_region_outside_of_the_picture_is_said(edge_cli, int8, pictures, clip):
+    for source in (pictures / "a.png", clip):
+        done = edge_cli(int8, "--source", source, "--region", "200,0,300,50")
+        assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
+        assert "outside" in done.err
+
+
+def test_every_nth_frame_up_to_a_limit(edge_cli, int8, clip):
+    def frames(*options):
+        return [
+            row["frame"] for row in rows(edge_cli(int8, "--source", clip, "--json", *options).out)
+        ]
+
+    assert frames("--every", 5) == [0, 5, 10]
+    assert frames("--every", 5, "--limit", 2) == [0, 5]
+    assert frames("--limit", 3) == [0, 1, 2]
+
+
+def test_frames_are_prepared_one_ahead_and_no_more(int8, digits):
+    taken = []
+
+    def frames():
+        for number, picture in enumerate(digits[0][:6]):
+            taken.append(number)
+            yield Frame(np.asarray(picture), "digits", number)
+
+    results = Pipeline(Classifier(int8)).results(Source(frames()))
+    for number, result in enumerate(results):
+        assert result.frame.number == number
+        assert set(result.milliseconds) == {"decode", "resize", "inference"}
+        assert all(0 < ms < 60_000 for ms in result.milliseconds.values())
+        time.sleep(0.05)
+        assert taken[-1] <= number + 1
+    assert number == 5
+
+
+# --- annotated pictures and videos
+
+
+def test_annotated_pictures_have_the_name_of_their_file(edge_cli, int8, pictures, tmp_path):
+    out = tmp_path / "new" / "annotated"
+    done = edge_cli(int8, "--source", pictures, "--out", out, "--top", 2)
+    assert done.code == 0, done.err
+    names = sorted(path.name for path in out.iterdir())
+    assert names == ["a.jpg", "a_2.jpg", "b.jpg", "c.jpg", "d.jpg", "e.jpg"]
+    for name in "bcde":
+        before = np.asarray(Image.open(pictures / f"{name}.png").convert("RGB"), float)
+        after = np.asarray(Image.open(out / f"{name}.jpg"), float)
+        assert after.shape == before.shape
+        changed = np.abs(after - before).mean(axis=(1, 2))
+        assert changed[-30:].mean() > 5 * changed[:20].mean()  # the labels are at the bottom
+
+
+def test_an_annotated_video_has_the_frames_and_the_times(edge_cli, int8, clip, tmp_path):
+    for name in ("seen.mp4", "seen.webm"):
+        done = edge_cli(int8, "--source", clip, "--out", tmp_path / name, "--json")
+        assert done.code == 0, done.err
+        with av.open(str(tmp_path / name)) as container:
+            frames = list(container.decode(video=0))
+        assert [frame.time for frame in frames] == pytest.approx(np.arange(12) / 5, abs=2e-3)
+        assert (frames[0].width, frames[0].height) == (122, 90)
+    assert {path.name for path in tmp_path.iterdir()} == {"seen.mp4", "seen.webm"}
+
+
+def test_pictures_of_different_sizes_become_one_video(edge_cli, int8, digits, tmp_path):
+    for number, size in enumerate([(64, 48), (65, 49), (200, 100)]):
+        digits[0][number].resize(size).save(tmp_path / f"{number}.png")
+    done = edge_cli(int8, "--source", tmp_path, "--out", tmp_path / "all.mp4")
+    assert done.code == 0, done.err
+    with av.open(str(tmp_path / "all.mp4")) as container:
+        frames = list(container.decode(video=0))
+    assert [(f.time, f.width, f.height) for f in frames] == [(n, 64, 48) for n in range(3)]
+
+
+@pytest.mark.parametrize("name", ["file/out", "file/out.mp4", "file"])
+def test_where_nothing_can_be_written_it_says_so(edge_cli, int8, pictures, tmp_path, name):
+    (tmp_path / "file").write_text("not a folder")
+    for option in ("--out", "--keep"):
+        done = edge_cli(int8, "--source", pictures / "a.png", option, tmp_path / name)
+        if (option, name) == ("--keep", "file/out.mp4"):
+            continue
+        assert done.code == 2 and done.err.count("\n") == 1, done.err
+    assert (tmp_path / "file").read_text() == "not a folder"
+
+
+def result(picture, **changes):
+    ranked = [("rose", 0.7), ("tulip", 0.2), ("daisy", 0.1)]
+    values = {"region": None, "ranked": ranked, "label": "rose", "milliseconds": {"inference": 1.0}}
+    return Result(Frame(b"", "x"), picture, **(values | changes))
+
+
+def test_the_attention_is_bright_where_the_model_looked(sample_photos):
+    grey = Image.new("RGB", (200, 100), (90, 90, 90))
+    attention = np.zeros((4, 8), np.float32)
+    attention[1, 6] = 1
+    plain, drawn = (
+        np.asarray(draw(result(grey, attention=attention), 1, overlay), float).mean(axis=-1)
+        for overlay in (False, True)
+    )
+    brighter = (drawn - plain)[:60]
+    top, left = np.unravel_index(brighter.argmax(), brighter.shape)
+    assert abs(top - 37) < 13 and abs(left - 162) < 13  # the middle of its patch
+    assert np.abs(brighter[:, :120]).max() < 12
+    inside = np.asarray(draw(result(grey, attention=attention, region=(0, 0, 100, 60)), 1, True))
+    outside = np.asarray(draw(result(grey, region=(0, 0, 100, 60)), 1))
+    assert (inside[:60, 110:] == outside[:60, 110:]).all()
+    assert (np.asarray(grey) == 90).all()
+    with pytest.raises(UserError, match="--with-attention"):
+        draw(result(grey), 1, True)
+
+
+def test_labels_that_are_long_or_strange_stay_on_the_picture():
+    for size in ((30, 20), (64, 64), (300, 1000), (1000, 40)):
+        grey = Image.new("RGB", size, (90, 90, 90))
+        for name in ("x" * 500, "naïve цветок 花", "\u202e<b>", ""):
+            drawn = draw(result(grey, ranked=[(name, 1.0)], label=name), 3)
+            assert drawn.size == size
+            assert drawn.tobytes() != grey.tobytes()
+
+
+def test_overlay_of_a_model_that_tells_no_attention_is_refused(edge_cli, int8, pictures, tmp_path):
+    done = edge_cli(
+        *(int8, "--source", pictures / "a.png", "--json"),
+        *("--out", tmp_path / "out", "--overlay", "attention"),
+    )
+    assert done.code == 2
+    assert "--with-attention" in done.err and done.err.count("\n") == 1
+
+
+# --- pictures to be labelled
+
+
+def test_pictures_that_are_not_sure_are_kept_as_they_were(edge_cli, int8, pictures, tmp_path):
+    found = rows(edge_cli(int8, "--source", pictures, "--json").out)
+    scores = sorted(row["score"] for row in found)
+    below = (scores[2] + scores[3]) / 2
+    done = edge_cli(int8, "--source", pictures, "--keep", tmp_path, "--keep-below", below)
+    assert done.code == 0, done.err
+    kept = {}
+    for path in tmp_path.iterdir():
+        label, score = re.fullmatch(r"kept_[\d_]+_(\d)_(0\.\d\d)\.jpg", path.name).groups()
+        kept[path] = label, float(score)
+    unsure = [row for row in found if row["score"] < below]
+    expected = [(row["label"], pytest.approx(row["score"], abs=0.0051)) for row in unsure]
+    assert [kept[path] for path in sorted(kept)] == expected
+    for path, row in zip(sorted(kept), unsure):
+        before, after = (
+            np.asarray(Image.open(name).convert("RGB"), float) for name in (row["source"], path)
+        )
+        assert np.abs(after - before).mean() < 4
+
+
+def test_the_folder_of_kept_pictures_is_bounded_and_what_else_is_there_stays(
+    edge_cli, int8, pictures, tmp_path
+):
+    (tmp_path / "aaa.jpg").write_text("mine")
+    (tmp_path / "kept.txt").write_text("mine too")
+    options = ("--keep", tmp_path, "--keep-below", 1, "--keep-most", 2, "--json")
+    done = edge_cli(int8, "--source", pictures, *options)
+    kept = sorted(tmp_path.glob("kept_*.jpg"))
+    assert len(kept) == 2 and len(list(tmp_path.iterdir())) == 4
+    last = [row["label"] for row in rows(done.out)][-2:]
+    assert [path.stem.split("_")[-2] for path in kept] == last
+
+
+def test_of_a_video_at_most_one_a_second_is_kept(edge_cli, int8, clip, tmp_path):
+    edge_cli(int8, "--source", clip, "--keep", tmp_path, "--keep-below", 1)
+    assert len(list(tmp_path.iterdir())) == 3  # of 2.4 seconds
+
+
+def test_a_label_is_no_way_out_of_the_folder(digits, tmp_path):
+    from edge_demo.outputs import kept
+
+    (tmp_path / "in").mkdir()
+    with kept(tmp_path / "in", 1.0, 9) as take:
+        for label in ("../../x", "/etc/passwd", "..", "a/b\\c:d", "\n", "é花"):
+            take(result(digits[0][0], ranked=[(label, 0.4)], label=label))
+    names = [path.name for path in (tmp_path / "in").iterdir()]
+    assert len(names) == 6 and len(list(tmp_path.iterdir())) == 1
+    assert all(re.fullmatch(r"kept_[\d_]+_[\w-][\w.-]*_0\.40\.jpg", name) for name in names)
+
+
+# --- the live view
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a terminal of this kind")
+def test_in_a_terminal_the_newest_result_stays_in_place(int8):
+    import pty
+
+    camera = Camera()
+    ours, theirs = pty.openpty()
+    running = subprocess.Popen(
+        [BIN / "edge-demo", int8, "--source", camera.address, "--limit", "40", "--top", "3"],
+        stdout=theirs,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    os.close(theirs)
+    shown = b""
+    try:
+        while True:
+            shown += os.read(ours, 1 << 16)
+    except OSError:  # how a terminal says that nobody writes any more
+        pass
+    camera.stop()
+    assert running.wait(20) == 0, running.stderr.read()
+    first, *drawings = shown.decode().replace("\r\n", "\n").split("\x1b[5A\x1b[J")
+    assert 5 < len(drawings) < 25  # about ten a second of 40 frames at 30 a second
+    for drawing in (first, *drawings):
+        head, label, *bars = drawing.removesuffix("\n").split("\n")
+        assert re.fullmatch(
+            r"http:\S+  \d+\.\d of \d+\.\d frames/s  decode \d+\.\d  resize \d+\.\d  "
+            r"inference \d+\.\d  age -?\d+ ms",
+            head,
+        )
+        assert re.match(r"  (\d) +\d+\.\d %", bars[0])[1] == label
+        assert len(bars) == 3
+    rate, arriving = re.search(r"  (\S+) of (\S+) frames/s", drawings[-1]).groups()
+    assert 20 < float(arriving) < 35 and float(rate) <= float(arriving)
