@@ -16,9 +16,7 @@ from edge_demo.metadata import ATTENTION, FEATURES, LOGITS
 from tfvit.architecture import Architecture, ResNetArchitecture
 
 EXTRAS = (FEATURES, ATTENTION)  # in the order of the file
-NORMALISED = (
-    "rollout/normalised"  # name scope of what has no site: it is in float, or not in the file
-)
+NORMALISED = "rollout/normalised"  # name scope of what has no site: no integer file has it
 
 
 def refusal(extras: Collection[str], arch: Architecture | ResNetArchitecture) -> str | None:
@@ -52,9 +50,8 @@ def outputs(
     def note(site: str, x: tf.Tensor) -> tf.Tensor:
         x = seen[site] = quantize(site, x)
         block, is_attention, _ = site.partition("/attention/probabilities")
-        if (
-            is_attention and ATTENTION in extras
-        ):  # at once: all heads of all blocks would fill memory
+        if is_attention and ATTENTION in extras:
+            # Here, so that the heads of all blocks are not kept until the end.
             held(f"rollout/{block}/heads", tf.reduce_mean, x, axis=1)
         return x
 
@@ -71,9 +68,8 @@ def _features(w: dict[str, tf.Tensor], x: tf.Tensor, held: Callable) -> tf.Tenso
     if "features/gamma" in w:
         x = held("features/scaled", tf.multiply, x, w["features/gamma"])
         return held("features/output", tf.add, x, w["features/beta"])
-    if (
-        "pre_logits/kernel" in w
-    ):  # ai-edge-quantizer cannot give one TANH to the head and to an output
+    if "pre_logits/kernel" in w:
+        # A tensor of its own: ai-edge-quantizer has the head read the output's unsigned bytes else.
         return held("features/output", tf.maximum, x, -1.0)
     return x
 
@@ -92,9 +88,9 @@ def _rollout(
     for i in reversed(range(arch.depth)):
         name = f"rollout/block_{i}"
         mean = seen[f"{name}/heads"]  # [b, m, n]
-        if x is None:  # not by MATMUL: ai-edge-quantizer takes a constant on its left for a kernel
+        if x is None:
             x, read = _read(arch)
-            rows = mean[:, read]
+            rows = mean[:, read]  # not x @ mean: ai-edge-quantizer takes a constant x for a kernel
             attended = held(f"{name}/attended", tf.reduce_mean, rows, axis=1, keepdims=True)
         else:
             attended = held(f"{name}/attended", tf.matmul, x, mean)

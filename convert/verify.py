@@ -81,9 +81,7 @@ def measure(
             for name, parity in entry.get("extras", {}).items():
                 if stem == reference and not within_tolerance(parity):
                     worst = parity["max_difference"]
-                    raise GateError(
-                        f"{path.name}: {name} differ by {worst:.1e} from the Keras model"
-                    )
+                    raise GateError(f"{path.name}: {name} off by {worst:.1e} from the Keras model")
             if stem in simulate:
                 simulated = simulate[stem](pixels)
                 entry["parity_with_simulation"] = answers.difference(found, simulated, model.scores)

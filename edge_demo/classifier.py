@@ -45,7 +45,7 @@ class Classifier:
         info = metadata.read(path) if own else foreign.read(path)
         if own:
             foreign.refuse(path)
-        self._prototypes = info.prototypes if own and info.classes is not info.labels else None
+        self._prototypes = info.enrolled if own else None
         classes = info.classes if own else info.labels
         self.labels, self.score_function = foreign.labels or classes, info.scores
         self.description = info.description if own else {}

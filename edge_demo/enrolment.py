@@ -36,7 +36,7 @@ def features(
     source: Source,
     every: int,
     limit: int | None,
-    skip: Callable[[UserError], None],
+    skip: Callable[[UserError], None] | None,
 ) -> np.ndarray:
     """What the head reads of each picture of a source: float32 [n, d], n may be 0.
 

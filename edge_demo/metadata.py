@@ -46,10 +46,14 @@ class Metadata:
     description: dict
 
     @property
+    def enrolled(self) -> Prototypes | None:
+        """The prototypes, where they decide: after `edge-demo enroll`."""
+        return self.prototypes if self.prototypes and self.prototypes.decide else None
+
+    @property
     def classes(self) -> tuple[str, ...]:
-        """What a picture is taken for: the labels, or after `edge-demo enroll` those of the prototypes."""
-        enrolled = self.prototypes and self.prototypes.decide
-        return self.prototypes.labels if enrolled else self.labels
+        """What a picture is taken for: the labels, or those of the prototypes where they decide."""
+        return self.enrolled.labels if self.enrolled else self.labels
 
 
 def is_tflite(path: str | Path) -> bool:

@@ -8,6 +8,7 @@ mean over the examples as in prototypical networks (arXiv 1703.05175).
 from __future__ import annotations
 
 import dataclasses
+import functools
 import io
 import math
 
@@ -41,7 +42,11 @@ class Prototypes:
 
     def logits(self, features: np.ndarray) -> np.ndarray:
         """Logits float32 [..., classes] of features [..., d]."""
-        return self.scale * (unit(features) @ unit(self.means).T)
+        return self.scale * (unit(features) @ self._directions.T)
+
+    @functools.cached_property
+    def _directions(self) -> np.ndarray:
+        return unit(self.means)
 
     def enrolled(self, label: str, features: np.ndarray) -> Prototypes:
         """With more examples of a class, which may be new; features: float32 [n, d].

@@ -78,6 +78,7 @@ def _tflite(path: Path) -> dict:
         "preprocess": content.preprocess.to_json(),
         "labels": list(content.classes),
         "scores": content.scores,
+        "prototypes": content.prototypes and content.prototypes.to_json(),
         **content.description,
     }
 
@@ -123,6 +124,10 @@ def lines(description: dict) -> list[str]:
         for kind in ("input", "output"):
             for port in d[f"{kind}s"]:
                 found += [f"  {kind:<10}  {port['name']}, {port['dtype']} {port['shape']}"]
+        if d["prototypes"]:
+            count = sum(d["prototypes"]["counts"])
+            then = "they decide" if d["prototypes"]["decide"] else "edge-demo enroll adds to them"
+            found += [f"  prototypes  of {count} pictures: {then}"]
         counts = ", ".join(f"{n} {name}" for name, n in d["operators"].items())
         found += [f"  operators   {counts}"]
     labels = ", ".join(d["labels"][:10]) + (", ..." if len(d["labels"]) > 10 else "")

@@ -64,7 +64,8 @@ def enroll(model, label, source, size, rate, pixel_format, region, every, limit,
         wanted, skipped = sources.Wanted(size, rate, pixel_format), []
         with sources.open_source(source, wanted, say=_say) as opened:
             pipeline = Pipeline(load(model), region=region)
-            examples = enrolment.features(pipeline, opened, every, limit, skipped.append)
+            skip = None if opened.count == 1 else skipped.append
+            examples = enrolment.features(pipeline, opened, every, limit, skip)
         for error in skipped:
             _say(f"skipped {error}")
         if not len(examples):
@@ -74,7 +75,7 @@ def enroll(model, label, source, size, rate, pixel_format, region, every, limit,
             _say(f"{model}: was exported without --data, so only what is enrolled is known")
         found = known.enrolled(label, examples)
         what = "corrected" if label in known.labels else "added"
-        done = f"{what} {label} by {len(examples)} pictures"
+        done = f"{what} {label} from {len(examples)} pictures"
         apart = enrolment.separation(found, label, examples)
         if apart:
             done += (

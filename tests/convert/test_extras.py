@@ -15,7 +15,9 @@ from convert import fold, qat, tflite
 from convert.extras import outputs
 from convert.schemes import SCHEMES
 from edge_demo import Classifier, UserError
+from edge_demo.frames import Frame
 from edge_demo.metadata import describe, read
+from edge_demo.pipeline import Pipeline
 from edge_demo.preprocess import normalise
 from tfvit.inspect.attention import attentions
 from tfvit.model import build
@@ -112,7 +114,14 @@ def test_files_name_their_outputs_and_report_and_info_tell_them(telling, tfvit_c
     for name in ("float32", "int8"):
         assert report["files"][name]["delegation"]["partitions"] == 1
         assert report["files"][name]["delegation"]["rest"] == []
-    assert "attention</td>" in (telling / "report.html").read_text()
+    page = (telling / "report.html").read_text()
+    assert "attention</td>" in page and "of 1000 training photos" in page
+
+
+def test_a_result_of_the_pipeline_has_the_attention(telling, exported, digits):
+    for path, shape in ((telling / "int8.tflite", (4, 4)), (exported / "int8.tflite", None)):
+        found = Pipeline(Classifier(path)).result(Frame(digits(1)[0], "x")).attention
+        assert getattr(found, "shape", None) == shape
 
 
 @pytest.mark.parametrize("scheme", ["float32", "int8", "int8-full"])

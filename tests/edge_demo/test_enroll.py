@@ -77,7 +77,7 @@ def test_a_forgotten_class_is_learnt_again_from_ten_pictures(model, pictures, ed
     assert recalls(enrolled, pictures, "7") == {"7": 0}
     done = edge_cli("enroll", enrolled, "--label", " 7 up ", "--source", pictures / "few/7")
     assert done.code == 0 and done.err == ""
-    assert done.out.startswith("added 7 up by 10 pictures; each left out, ")
+    assert done.out.startswith("added 7 up from 10 pictures; each left out, ")
     assert done.out.splitlines()[1] == f"{enrolled}: 10 classes"
     after = recalls(enrolled, pictures)
     assert after["7"] >= 0.7
@@ -117,7 +117,7 @@ def test_a_corrected_class_is_half_of_what_it_was_and_half_of_ten_pictures(
 ):
     out = tmp_path / "int8.enrolled.tflite"
     done = edge_cli("enroll", model, "--label", "3", "--source", pictures / "few/8")
-    assert done.code == 0 and done.out.startswith("corrected 3 by 10 pictures")
+    assert done.code == 0 and done.out.startswith("corrected 3 from 10 pictures")
     before, after = read(model).prototypes, read(out).prototypes
     assert after.labels == before.labels and after.scale == before.scale
     new = normalize(features(model, pictures / "few/8"))
@@ -158,7 +158,7 @@ def test_without_prototypes_only_what_is_enrolled_is_known(
     assert done.code == 0 and len(done.err.splitlines()) == 1
     assert "exported without --data, so only what is enrolled is known" in done.err
     done = edge_cli("enroll", out, "--label", "5", "--source", pictures / "few/5", "--limit", "4")
-    assert done.code == 0 and done.err == "" and "added 5 by 4 pictures" in done.out
+    assert done.code == 0 and done.err == "" and "added 5 from 4 pictures" in done.out
     assert Classifier(out).labels == ("four", "5")
     done = edge_cli("enroll", out, "--forget", "four")
     assert done.code == 0
@@ -170,7 +170,7 @@ def test_a_picture_that_cannot_be_read_is_named_and_skipped(model, pictures, edg
     folder = shutil.copytree(pictures / "few/2", tmp_path / "two")
     (folder / "text.png").write_text("these are not pixels")
     done = edge_cli("enroll", model, "--label", "two", "--source", folder)
-    assert done.code == 0 and "added two by 10 pictures" in done.out
+    assert done.code == 0 and "added two from 10 pictures" in done.out
     assert done.err.count("\n") == 1 and "skipped" in done.err and "text.png" in done.err
 
 
@@ -196,7 +196,7 @@ BAD = {
     "no features": (("{plain}", "--label", "x", "--source", "{few}"), "tells no features"),
     "no pictures": (("{model}", "--label", "x", "--source", "{empty}"), "no images"),
     "no source": (("{model}", "--label", "x", "--source", "{empty}/x"), "no such file"),
-    "no picture": (("{model}", "--label", "x", "--source", "{model}"), "no readable image"),
+    "no picture": (("{model}", "--label", "x", "--source", "{model}"), "not a JPEG"),
     "empty label": (("{model}", "--label", "", "--source", "{few}"), "some text in one line"),
     "blank label": (("{model}", "--label", "  ", "--source", "{few}"), "some text in one line"),
     "two lines": (("{model}", "--label", "a\nb", "--source", "{few}"), "some text in one line"),
@@ -223,8 +223,7 @@ def test_bad_input_is_one_line_and_writes_nothing(
     before = {path: path.is_dir() or path.read_bytes() for path in tmp_path.iterdir()}
     done = edge_cli("enroll", *[a.format(**names, empty=tmp_path / "empty") for a in arguments])
     assert done.code == 2 and message in done.err, done.err
-    lines = [line for line in done.err.splitlines() if not line.startswith("skipped")]
-    assert len(lines) == 1
+    assert len(done.err.splitlines()) == 1
     assert {path: path.is_dir() or path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
