@@ -7,7 +7,6 @@ from setuptools import setup
 TENSORFLOW = "tensorflow>=2.20,<2.22"
 CONVERT = [
     "ai-edge-quantizer>=0.10,<0.11",
-    "flatbuffers>=25.9",
     "jinja2>=3.1",
     "matplotlib>=3.8",
 ]
@@ -44,7 +43,13 @@ setup(
         "edge_demo.commands",
     ],
     package_data={"convert": ["report.html.jinja"], "edge_demo": ["page.html"]},
-    install_requires=["numpy>=1.26", "pillow>=10.1", "click>=8.1", "ai-edge-litert>=2.1"],
+    install_requires=[
+        "numpy>=1.26",
+        "pillow>=10.1",
+        "click>=8.1",
+        "ai-edge-litert>=2.1",
+        "flatbuffers>=25.9",  # which ai-edge-litert brings anyway
+    ],
     extras_require={
         "train": TRAIN,
         "convert": TRAIN + CONVERT,

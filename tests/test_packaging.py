@@ -39,7 +39,7 @@ def requirements(extra):
 
 
 def test_the_base_install_is_what_a_device_needs():
-    assert requirements(None) == {"numpy", "pillow", "click", "ai-edge-litert"}
+    assert requirements(None) == {"numpy", "pillow", "click", "ai-edge-litert", "flatbuffers"}
 
 
 @pytest.mark.parametrize("extra", EXTRAS)
