@@ -9,14 +9,19 @@ import signal
 import statistics
 import sys
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from edge_demo.errors import UserError
 from edge_demo.option_types import Address
 from edge_demo.options import runtime_options, source_options
+
+if TYPE_CHECKING:
+    from edge_demo.results import Result
+    from edge_demo.terminal import View
 
 RECENT = 1000  # inference times that the median is of
 NAMED = 100  # unreadable files that are named at the end
@@ -36,7 +41,7 @@ Examples:
 """
 
 
-@click.command(epilog=EXAMPLES)
+@click.command(epilog=EXAMPLES, short_help="Say what is in the pictures of a source. The default.")
 @click.argument("model", type=click.Path(path_type=Path))
 @source_options
 @click.option("--top", default=5, show_default=True, type=click.IntRange(1), help="Labels to show.")
@@ -137,75 +142,99 @@ def classify(
     """
     if source is None and not serve:
         raise click.UsageError("Missing option '--source'.")
+    if overlay and not (out or serve):
+        raise click.UsageError("--overlay needs --out or --serve, where it is drawn")
     from edge_demo import outputs, sources
     from edge_demo.pipeline import Pipeline
     from edge_demo.smoothing import Smoothing
 
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")  # a bar in a terminal that has no such character
-    view = None
-    if form is None and sys.stdout.isatty():
-        from edge_demo.terminal import View
-
-        view = View(top)
-    if out or serve:  # which a single picture should not wait for
-        from edge_demo import annotate
-
-        draw = functools.partial(annotate.draw, top=top, attention=overlay == "attention")
-    count, inference = 0, collections.deque(maxlen=RECENT)
-    unread, skipped = 0, []
-
-    def skip(error: UserError) -> None:
-        nonlocal unread
-        unread += 1
-        if unread <= NAMED:
-            skipped.append(error)
-
+    view = _view(top) if form is None and not serve and sys.stdout.isatty() else None
+    tally = Tally()
     with contextlib.ExitStack() as stack:
         enter = stack.enter_context
-        wanted = sources.Wanted(size, rate, pixel_format)
         opened = sources.Source(iter(()))
         if source is not None:
-            say = view.say if view else _say
+            wanted, say = sources.Wanted(size, rate, pixel_format), view.say if view else _say
             opened = enter(sources.open_source(source, wanted, say=say))
         classifier = load(model)
         pipeline = Pipeline(classifier, Smoothing(smooth, margin, threshold), region)
         if opened.is_live or serve:
             classifier.warm_up()
             enter(_until_stopped())
-        takes = []
-        if view and opened.is_live and not serve:
+        takes = [tally.take]
+        if view and opened.is_live:
             takes.append(view.take)
         elif form or not serve:
             takes.append(enter(outputs.lines(form or "bars", top)))
-        if out:
-            takes.append(enter(outputs.annotated(out, draw)))
         if keep:
             takes.append(enter(outputs.kept(keep, keep_below, keep_most)))
+        if out or serve:  # which a single picture should not wait for
+            from edge_demo import annotate
+
+            draw = functools.partial(annotate.draw, top=top, attention=overlay == "attention")
+        if out:
+            takes.append(enter(outputs.annotated(out, draw)))
         if serve:
             from edge_demo import server
 
             page = server.serve(
-                serve,
-                pipeline,
-                top,
-                draw,
+                *(serve, pipeline, top, draw),
                 model=model.name,
                 source=None if source is None else opened,
-                unreadable=lambda: unread,
+                unreadable=lambda: tally.unread,
                 say=_say,
             )
             takes.append(enter(page))
-        separate = opened.separate and not strict
-        for result in pipeline.results(opened, every, limit, skip if separate else None):
-            count += 1
-            inference.append(result.milliseconds["inference"])
+        skip = tally.skip if opened.separate and not strict else None
+        for result in pipeline.results(opened, every, limit, skip):
             for take in takes:
                 take(result)
         while serve and not (limit and source):
             time.sleep(3600)
-    if source is not None:
-        _summary(count, inference, unread, skipped)
+    tally.report()
+    if not (tally.count or serve or opened.is_live):
+        raise UserError("none of the files is a readable image")
+
+
+class Tally:
+    """How many pictures were read or not, and how long inference took; for the end."""
+
+    def __init__(self) -> None:
+        self.count = self.unread = 0
+        self._inference: collections.deque[float] = collections.deque(maxlen=RECENT)
+        self._named: list[UserError] = []
+
+    def take(self, result: Result) -> None:
+        """Counts a result."""
+        self.count += 1
+        self._inference.append(result.milliseconds["inference"])
+
+    def skip(self, error: UserError) -> None:
+        """Counts a picture that could not be read."""
+        self.unread += 1
+        if self.unread <= NAMED:
+            self._named.append(error)
+
+    def report(self) -> None:
+        """Says it on stderr, so that results can be piped; nothing of one picture."""
+        total = self.count + self.unread
+        if total > 1 and self.count:
+            median = statistics.median_high(self._inference)
+            _say(f"{self.count} images, median inference {median:.1f} ms")
+        if self.unread:
+            _say(f"skipped {self.unread} of {total} files:")
+            for error in self._named:
+                _say(f"  {error}")
+            if self.unread > len(self._named):
+                _say(f"  ... and {self.unread - len(self._named)} more")
+
+
+def _view(top: int) -> View:
+    from edge_demo.terminal import View
+
+    return View(top)
 
 
 def _say(line: str) -> None:
@@ -227,17 +256,3 @@ def _until_stopped() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _summary(count: int, inference: Collection[float], unread: int, named: list[UserError]) -> None:
-    """Totals and skipped files, on stderr so that results can be piped."""
-    if count + unread > 1 and inference:
-        _say(f"{count} images, median inference {statistics.median_high(inference):.1f} ms")
-    if unread:
-        _say(f"skipped {unread} of {count + unread} files:")
-        for error in named:
-            _say(f"  {error}")
-        if unread > len(named):
-            _say(f"  ... and {unread - len(named)} more")
-    if not inference:
-        raise UserError("none of the files is a readable image")

@@ -19,7 +19,7 @@ Examples:
 """
 
 
-@click.command(epilog=EXAMPLES)
+@click.command(epilog=EXAMPLES, short_help="Add a class, or correct one, by a few pictures.")
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--label", help="Of what is in all pictures of the source; new, or known already.")
 @source_options

@@ -18,7 +18,7 @@ Examples:
 """
 
 
-@click.command(epilog=EXAMPLES)
+@click.command(epilog=EXAMPLES, short_help="Check that this device computes what the export did.")
 @click.argument("report", type=click.Path(path_type=Path))
 @click.option("--file", "names", multiple=True, help="Check this file only; may be repeated.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads (default: the runtime's).")

@@ -218,6 +218,9 @@ def test_overlay_of_a_model_that_tells_no_attention_is_refused(edge_cli, int8, p
     )
     assert done.code == 2
     assert "--with-attention" in done.err and done.err.count("\n") == 1
+    done = edge_cli(int8, "--source", pictures / "a.png", "--overlay", "attention")
+    assert done.code == 2
+    assert "--overlay needs --out or --serve" in done.err and done.err.count("\n") == 1
 
 
 # --- pictures to be labelled
