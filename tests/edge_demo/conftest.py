@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import io
+import time
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from network_camera import Camera, jpeg
 from PIL import Image
+from served import served as process_of
+
+from edge_demo import Classifier
+from edge_demo.pipeline import Pipeline
 
 
 @pytest.fixture(scope="session")
@@ -57,3 +63,19 @@ def join_model():
         return graph + buffer.getvalue()
 
     return join
+
+
+@pytest.fixture(scope="module")
+def live(int8):
+    """A camera that is watched, with --json on stdout."""
+    camera = Camera(picture=lambda number: jpeg(number, (64, 160)))
+    with process_of(int8, "--source", camera.address, "--json") as found:
+        while found.ask("/snapshot.jpg").code != 200:
+            time.sleep(0.05)
+        yield found
+    camera.stop()
+
+
+@pytest.fixture(scope="module")
+def pipeline(int8):
+    return Pipeline(Classifier(int8))

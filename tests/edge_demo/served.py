@@ -16,6 +16,21 @@ from pathlib import Path
 
 from helpers import BIN
 
+from edge_demo import server, sources
+
+# path -> methods; everything else is refused
+ROUTES = {
+    "/": ("GET", "HEAD"),
+    "/stream": ("GET", "HEAD"),
+    "/snapshot.jpg": ("GET", "HEAD"),
+    "/result.json": ("GET", "HEAD"),
+    "/classify": ("POST",),
+    "/health": ("GET", "HEAD"),
+    "/metrics": ("GET", "HEAD"),
+}
+GET = b"GET %s HTTP/1.1\r\nHost: localhost\r\n\r\n"
+POST = b"POST /classify HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"
+
 
 @dataclasses.dataclass(frozen=True)
 class Served:
@@ -97,3 +112,39 @@ def served(model, *options, address="127.0.0.1:0"):
         finally:
             process.kill()
             process.wait()
+
+
+@contextlib.contextmanager
+def at_once(pipeline, source=sources.Source(iter(())), draw=lambda result: result.picture):
+    """The server in this process: (take, its URL)."""
+    said = []
+    with server.serve(
+        ("127.0.0.1", 0), pipeline, 5, draw, model="m", source=source, say=said.append
+    ) as take:
+        yield take, said[0]
+
+
+def parts(stream, count):
+    """JPEGs of a multipart answer that was opened as a file."""
+    found = []
+    assert stream.readline() == b"--frame\r\n"
+    while len(found) < count:
+        assert stream.readline() == b"Content-Type: image/jpeg\r\n"
+        size = int(re.fullmatch(rb"Content-Length: (\d+)\r\n", stream.readline())[1])
+        assert stream.readline() == b"\r\n"
+        found.append(stream.read(size))
+        assert stream.readline() == b"\r\n" and stream.readline() == b"--frame\r\n"
+    return found
+
+
+@contextlib.contextmanager
+def watching(url):
+    """An open /stream, after its head."""
+    address = urllib.parse.urlsplit(url)
+    with (
+        socket.create_connection((address.hostname, address.port), timeout=10) as connection,
+        connection.makefile("rb") as stream,
+    ):
+        connection.sendall(GET % b"/stream")
+        head = b"".join(iter(stream.readline, b"\r\n"))
+        yield head, stream
