@@ -141,7 +141,8 @@ def ffmpeg(address: str, kind: str | None, options: dict[str, str]) -> Frames:
         for packet in container.demux(stream):
             try:
                 frames = packet.decode()
-            except av.error.InvalidDataError:  # damaged on its way; the next one may be whole
+            except (av.error.InvalidDataError, av.error.ArgumentError):
+                # damaged on its way, or empty; the next one may be whole
                 continue
             for frame in frames:
                 yield frame, frame.time if timed else None

@@ -14,7 +14,7 @@ import time
 import numpy as np
 import pytest
 from helpers import BIN, PATHS
-from network_camera import Camera, RtspCamera, encoded
+from network_camera import Camera, RtspCamera, encoded, jpeg
 
 from edge_demo import image_stream
 from edge_demo.live import Clock
@@ -106,6 +106,19 @@ def test_the_frames_of_an_rtsp_camera_are_its_pictures():
     assert levels == pytest.approx(np.round(levels), abs=0.6)
     steps = np.diff([frame.number for frame in found])
     assert np.diff(levels) == pytest.approx(steps, abs=1.1)  # one grey level a frame
+
+
+def test_empty_and_damaged_frames_of_a_stream_are_passed_over():
+    from edge_demo import sources
+
+    broken = {1: b"", 2: b"\xff\xd8\xff", 3: b"no picture", 4: jpeg(9)[:200]}
+    camera = Camera(picture=lambda number: broken.get(number % 6, jpeg(number)))
+    said = []
+    with sources.open_source(camera.address, say=said.append) as opened:
+        found = list(itertools.islice(opened.frames, 10))
+    camera.stop()
+    assert all(frame.image.shape == (64, 64, 3) for frame in found) and not said
+    assert [frame.number for frame in found] == sorted({frame.number for frame in found})
 
 
 PICAMERA2 = """
