@@ -64,7 +64,7 @@ def enroll(model, label, source, size, rate, pixel_format, region, every, limit,
         wanted, skipped = sources.Wanted(size, rate, pixel_format), []
         with sources.open_source(source, wanted, say=_say) as opened:
             pipeline = Pipeline(load(model), region=region)
-            skip = None if opened.count == 1 else skipped.append
+            skip = skipped.append if opened.separate else None
             examples = enrolment.features(pipeline, opened, every, limit, skip)
         for error in skipped:
             _say(f"skipped {error}")
