@@ -1,0 +1,223 @@
+"""XNNPACK's packed weights in a file: the next start need not pack, and processes share the pages.
+
+XNNPACK takes any file that looks like its own, so whether one is right is found out here. Its name says
+what it was made of and where; a line beside it what must be inside. One that is not so is made anew, in
+a process of its own under another name: a full disk ends the process that writes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import os
+import re
+import secrets
+import subprocess
+import sys
+import time
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+
+import ai_edge_litert
+import numpy as np
+from ai_edge_litert.compiled_model import CompiledModel
+from ai_edge_litert.hardware_accelerator import HardwareAccelerator
+from ai_edge_litert.interpreter import Interpreter
+from ai_edge_litert.options import CpuOptions, Options
+from ai_edge_litert.tensor_buffer import TensorBuffer
+
+from edge_demo import files, machine, metadata
+from edge_demo.quiet import quiet
+
+# model, processor, version of LiteRT
+NAME = re.compile(r"([0-9a-f]{8}-\d+)-([0-9a-f]{8})-([\w.+]+)\.xnnpack")
+CHECKSUM = ".crc32"  # what the name of the line beside a cache ends with
+PARTIAL = ".partial"
+KEPT = 8  # caches in a folder, the newest
+STALE = 60  # seconds after which nobody goes on to write a partial file
+READABLE = {np.float32, np.int32, np.int8, np.uint8}  # types of outputs
+ROOT = Path(__file__).resolve().parents[1]  # of this package
+
+
+class Unfit(Exception):
+    """A cache that cannot be made or a model that does not run with one; the message says why."""
+
+
+class CachedEngine:
+    """A model that runs with its packed weights in a file: a `runtime.Engine`.
+
+    path: a .tflite. threads: None lets LiteRT choose. cache: a whole one.
+    Raises Unfit for what `CompiledModel` cannot do, ValueError or RuntimeError where it refuses the model.
+    """
+
+    def __init__(self, path: str | Path, threads: int | None, cache: Path) -> None:
+        told = Interpreter(
+            str(path)
+        )  # of scales, which the other does not tell; it is given no memory
+        inputs, outputs = told.get_input_details(), told.get_output_details()
+        model = _compiled(path, threads, cache)
+        if len(inputs) != 1 or model.get_num_signatures() != 1:
+            raise Unfit("the model has several inputs or signatures")
+        shape = [1, *map(int, inputs[0]["shape"][1:])]
+        if inputs[0]["shape"].tolist() != shape:
+            model.resize_input_tensor(0, shape, strict=False)
+        ((key, names),) = model.get_signature_list().items()
+        found = [model.get_output_tensor_details(key)[name] for name in names["outputs"]]
+        places = {tensor["index"]: place for place, tensor in enumerate(found)}
+        self._places = [places.get(output["index"]) for output in outputs]
+        if None in self._places or not {output["dtype"] for output in outputs} <= READABLE:
+            raise Unfit("the model has outputs that cannot be read")
+        self.inputs = [{**inputs[0], "shape": shape}]
+        self.outputs = [
+            {**output, "shape": found[place]["shape"]}
+            for output, place in zip(outputs, self._places)
+        ]
+        self._input = np.zeros(shape, inputs[0]["dtype"])
+        self._parts = [model, model.create_input_buffers(0), model.create_output_buffers(0)]
+        self._has_run = False
+        weakref.finalize(self, _close, self._parts)
+
+    def input(self) -> np.ndarray:
+        return self._input
+
+    def run(self) -> list[np.ndarray]:
+        with contextlib.nullcontext() if self._has_run else quiet():
+            model, inputs, outputs = self._parts
+            inputs[0].write(self._input)
+            model.run_by_index(0, inputs, outputs)
+        if not self._has_run:
+            self._has_run = True
+            _end_quietly()
+        return [_read(outputs[place], told) for place, told in zip(self._places, self.outputs)]
+
+
+def opened(
+    path: str | Path, threads: int | None, folder: Path, say: Callable[[str], None]
+) -> CachedEngine | None:
+    """A model with its cache of a folder, made if need be; None, told why, where that cannot be.
+
+    path: of a file that `metadata.read` has checked, or from elsewhere.
+    """
+    try:
+        cache = folder / _name(path)
+        if not _is_whole(cache):
+            _make(path, cache)
+        with quiet():
+            return CachedEngine(path, threads, cache)
+    except OSError as error:
+        reason = error.strerror or str(error)
+    except Unfit as error:
+        reason = str(error)
+    except (
+        ValueError,
+        RuntimeError,
+    ):  # a damaged model, or one for another batch: others say it better
+        reason = "LiteRT refuses the model"
+    say(f"weight cache {folder}: {reason}; running without it")
+    return None
+
+
+def _name(path: str | Path) -> str:
+    return (
+        f"{metadata.identity(path)}-{machine.instructions()}-{ai_edge_litert.__version__}.xnnpack"
+    )
+
+
+def _line(cache: Path) -> bytes:
+    """What the file beside a cache says: checksum, size, name."""
+    return f"{files.crc32(cache):08x} {cache.stat().st_size} {cache.name}\n".encode()
+
+
+def _checksum(cache: Path) -> Path:
+    return cache.with_name(cache.name + CHECKSUM)
+
+
+def _is_whole(cache: Path) -> bool:
+    try:
+        return _checksum(cache).read_bytes() == _line(cache)
+    except OSError:
+        return False
+
+
+def _make(path: str | Path, cache: Path) -> None:
+    """Writes a cache and the line beside it; the last process of several that do so at once wins.
+
+    Raises Unfit, or OSError if the disk refuses.
+    """
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    temporary = cache.with_name(f".{cache.name}.{secrets.token_hex(4)}{PARTIAL}")
+    try:
+        temporary.touch()
+        command = [sys.executable, "-m", "edge_demo.weight_cache", Path(path).resolve()]
+        command.append(temporary.resolve())
+        nowhere = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
+        done = subprocess.run(command, cwd=ROOT, stderr=subprocess.PIPE, check=False, **nowhere)
+        if done.returncode or not temporary.stat().st_size:
+            raise Unfit("XNNPACK cannot write it; is the disk full?")
+        # Not synced, which takes seconds on a memory card: what a power cut leaves is no whole cache.
+        _checksum(cache).unlink(missing_ok=True)
+        os.replace(temporary, cache)
+        line = _line(cache)
+        temporary.write_bytes(line)
+        os.replace(temporary, _checksum(cache))
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        _tidy(cache)
+
+
+def _tidy(cache: Path) -> None:
+    """Takes out what a new cache replaces, more than are kept, and what killed processes left."""
+    model, processor, _ = NAME.fullmatch(cache.name).groups()
+    found = {}
+    for path in cache.parent.iterdir():
+        name, _, ending = path.name.partition(".xnnpack.")
+        if (
+            path.name.startswith(".")
+            and ending.endswith(PARTIAL)
+            and NAME.fullmatch(f"{name[1:]}.xnnpack")
+        ):
+            if time.time() - path.stat().st_mtime > STALE:
+                path.unlink(missing_ok=True)
+        elif match := NAME.fullmatch(path.name):
+            found[path] = match
+    kept = sorted(found, key=lambda path: (path == cache, path.stat().st_mtime))[-KEPT:]
+    for path, match in found.items():
+        replaced = path != cache and match.groups()[:2] == (model, processor)
+        if replaced or path not in kept:
+            _checksum(path).unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
+
+
+def _compiled(path: str | Path, threads: int | None, cache: Path) -> CompiledModel:
+    cpu = CpuOptions(num_threads=threads or 0, xnnpack_weight_cache_path=str(cache))
+    options = Options(hardware_accelerators=HardwareAccelerator.CPU, cpu_options=cpu)
+    return CompiledModel.from_file(str(path), options=options)
+
+
+def _read(buffer: TensorBuffer, details: dict) -> np.ndarray:
+    shape = details["shape"]
+    return buffer.read(int(np.prod(shape)), details["dtype"]).reshape(shape)
+
+
+def _close(parts: list) -> None:
+    with quiet():  # LiteRT tells of all that it destroys
+        parts.clear()
+
+
+@functools.cache
+def _end_quietly() -> None:
+    """LiteRT keeps something until the process ends, after Python, and then tells that it destroys it.
+
+    What was registered last runs first, so stderr is closed before, and after all that Python writes.
+    """
+    if os.name == "posix":
+        libc = ctypes.CDLL(None)
+        libc.__cxa_atexit(libc.close, ctypes.c_void_p(2), None)
+
+
+if __name__ == "__main__":
+    _compiled(sys.argv[1], 1, Path(sys.argv[2]))
