@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import ai_edge_litert
@@ -31,13 +31,13 @@ from ai_edge_litert.tensor_buffer import TensorBuffer
 from edge_demo import files, machine, metadata
 from edge_demo.quiet import quiet
 
-# model, processor, version of LiteRT
-NAME = re.compile(r"([0-9a-f]{8}-\d+)-([0-9a-f]{8})-([\w.+]+)\.xnnpack")
+NAME = r"([0-9a-f]{8}-\d+)-([0-9a-f]{8})-([\w.+]+)\.xnnpack"  # model, processor, version of LiteRT
+PARTIAL = rf"\.{NAME}\.[0-9a-f]{{8}}\.partial"
 CHECKSUM = ".crc32"  # what the name of the line beside a cache ends with
-PARTIAL = ".partial"
 KEPT = 8  # caches in a folder, the newest
 STALE = 60  # seconds after which nobody goes on to write a partial file
 READABLE = {np.float32, np.int32, np.int8, np.uint8}  # types of outputs
+LONG_AGO = 10**9  # seconds since 1970, of a file that nobody has written since
 ROOT = Path(__file__).resolve().parents[1]  # of this package
 
 
@@ -53,9 +53,8 @@ class CachedEngine:
     """
 
     def __init__(self, path: str | Path, threads: int | None, cache: Path) -> None:
-        told = Interpreter(
-            str(path)
-        )  # of scales, which the other does not tell; it is given no memory
+        # It tells the scales, which the other does not, and is given no memory.
+        told = Interpreter(str(path))
         inputs, outputs = told.get_input_details(), told.get_output_details()
         model = _compiled(path, threads, cache)
         if len(inputs) != 1 or model.get_num_signatures() != 1:
@@ -83,13 +82,11 @@ class CachedEngine:
         return self._input
 
     def run(self) -> list[np.ndarray]:
-        with contextlib.nullcontext() if self._has_run else quiet():
-            model, inputs, outputs = self._parts
-            inputs[0].write(self._input)
+        model, inputs, outputs = self._parts
+        inputs[0].write(self._input)
+        with contextlib.nullcontext() if self._has_run else _first_run():
             model.run_by_index(0, inputs, outputs)
-        if not self._has_run:
-            self._has_run = True
-            _end_quietly()
+        self._has_run = True
         return [_read(outputs[place], told) for place, told in zip(self._places, self.outputs)]
 
 
@@ -100,21 +97,21 @@ def opened(
 
     path: of a file that `metadata.read` has checked, or from elsewhere.
     """
-    try:
-        cache = folder / _name(path)
-        if not _is_whole(cache):
-            _make(path, cache)
-        with quiet():
+    with quiet():  # until an engine that came to nothing is gone, too
+        try:
+            cache = folder / _name(path)
+            if not _is_whole(cache):
+                _make(path, cache)
             return CachedEngine(path, threads, cache)
-    except OSError as error:
-        reason = error.strerror or str(error)
-    except Unfit as error:
-        reason = str(error)
-    except (
-        ValueError,
-        RuntimeError,
-    ):  # a damaged model, or one for another batch: others say it better
-        reason = "LiteRT refuses the model"
+        except OSError as error:
+            reason = error.strerror or str(error)
+        except Unfit as error:
+            reason = str(error)
+        except (
+            ValueError,
+            RuntimeError,
+        ):  # the Interpreter tells better what is wrong with a model
+            reason = "LiteRT refuses the model"
     say(f"weight cache {folder}: {reason}; running without it")
     return None
 
@@ -147,15 +144,16 @@ def _make(path: str | Path, cache: Path) -> None:
     Raises Unfit, or OSError if the disk refuses.
     """
     cache.parent.mkdir(parents=True, exist_ok=True)
-    temporary = cache.with_name(f".{cache.name}.{secrets.token_hex(4)}{PARTIAL}")
+    temporary = cache.with_name(f".{cache.name}.{secrets.token_hex(4)}.partial")
     try:
         temporary.touch()
         command = [sys.executable, "-m", "edge_demo.weight_cache", Path(path).resolve()]
         command.append(temporary.resolve())
-        nowhere = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
-        done = subprocess.run(command, cwd=ROOT, stderr=subprocess.PIPE, check=False, **nowhere)
-        if done.returncode or not temporary.stat().st_size:
-            raise Unfit("XNNPACK cannot write it; is the disk full?")
+        nowhere = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
+        if subprocess.run(command, cwd=ROOT, check=False, **nowhere).returncode:
+            raise Unfit("LiteRT cannot write the weights; is the disk full?")
+        if not temporary.stat().st_size:
+            raise Unfit("the model has no weights for XNNPACK")
         # Not synced, which takes seconds on a memory card: what a power cut leaves is no whole cache.
         _checksum(cache).unlink(missing_ok=True)
         os.replace(temporary, cache)
@@ -171,23 +169,16 @@ def _make(path: str | Path, cache: Path) -> None:
 
 def _tidy(cache: Path) -> None:
     """Takes out what a new cache replaces, more than are kept, and what killed processes left."""
-    model, processor, _ = NAME.fullmatch(cache.name).groups()
+    of_cache = re.fullmatch(NAME, cache.name).groups()[:2]
     found = {}
     for path in cache.parent.iterdir():
-        name, _, ending = path.name.partition(".xnnpack.")
-        if (
-            path.name.startswith(".")
-            and ending.endswith(PARTIAL)
-            and NAME.fullmatch(f"{name[1:]}.xnnpack")
-        ):
-            if time.time() - path.stat().st_mtime > STALE:
-                path.unlink(missing_ok=True)
-        elif match := NAME.fullmatch(path.name):
-            found[path] = match
-    kept = sorted(found, key=lambda path: (path == cache, path.stat().st_mtime))[-KEPT:]
-    for path, match in found.items():
-        replaced = path != cache and match.groups()[:2] == (model, processor)
-        if replaced or path not in kept:
+        if match := re.fullmatch(NAME, path.name):
+            found[path] = match.groups()[:2]
+        elif re.fullmatch(PARTIAL, path.name) and time.time() - path.stat().st_mtime > STALE:
+            path.unlink(missing_ok=True)
+    newest = sorted(found, key=lambda path: (path != cache, -path.stat().st_mtime))[:KEPT]
+    for path, made_for in found.items():
+        if path != cache and (made_for == of_cache or path not in newest):
             _checksum(path).unlink(missing_ok=True)
             path.unlink(missing_ok=True)
 
@@ -208,16 +199,36 @@ def _close(parts: list) -> None:
         parts.clear()
 
 
+@contextlib.contextmanager
+def _first_run() -> Iterator[None]:
+    """In it LiteRT makes something that it keeps, and tells of it."""
+    with quiet():
+        try:
+            yield
+        finally:
+            _end_quietly()
+
+
 @functools.cache
 def _end_quietly() -> None:
-    """LiteRT keeps something until the process ends, after Python, and then tells that it destroys it.
+    """What LiteRT keeps until the process ends is told of again when it is destroyed, after Python.
 
-    What was registered last runs first, so stderr is closed before, and after all that Python writes.
+    What was registered last runs first, so stderr is closed before that, and after all that Python writes.
     """
     if os.name == "posix":
         libc = ctypes.CDLL(None)
         libc.__cxa_atexit(libc.close, ctypes.c_void_p(2), None)
 
 
+def write(path: str, cache: Path) -> bool:
+    """Has LiteRT write a cache; whether it is complete: what is cut off it writes anew, and says nothing."""
+    _compiled(path, 1, cache)
+    os.utime(cache, (LONG_AGO, LONG_AGO))
+    _compiled(path, 1, cache)
+    complete = cache.stat().st_mtime == LONG_AGO or not cache.stat().st_size
+    os.utime(cache)
+    return complete
+
+
 if __name__ == "__main__":
-    _compiled(sys.argv[1], 1, Path(sys.argv[2]))
+    sys.exit(not write(sys.argv[1], Path(sys.argv[2])))
