@@ -38,6 +38,8 @@ KEPT = 8  # caches in a folder, the newest
 STALE = 60  # seconds after which nobody goes on to write a partial file
 READABLE = {np.float32, np.int32, np.int8, np.uint8}  # types of outputs
 LONG_AGO = 10**9  # seconds since 1970, of a file that nobody has written since
+DISK_FULL = "it cannot be written; is the disk full?"
+REFUSED = "LiteRT refuses the model"
 ROOT = Path(__file__).resolve().parents[1]  # of this package
 
 
@@ -48,11 +50,11 @@ class Unfit(Exception):
 class CachedEngine:
     """A model that runs with its packed weights in a file: a `runtime.Engine`.
 
-    path: a .tflite. threads: None lets LiteRT choose. cache: a whole one.
+    path: a .tflite. threads: None lets LiteRT choose. cache: a whole one, or None to do without.
     Raises Unfit for what `CompiledModel` cannot do, ValueError or RuntimeError where it refuses the model.
     """
 
-    def __init__(self, path: str | Path, threads: int | None, cache: Path) -> None:
+    def __init__(self, path: str | Path, threads: int | None, cache: Path | None) -> None:
         # It tells the scales, which the other does not, and is given no memory.
         told = Interpreter(str(path))
         inputs, outputs = told.get_input_details(), told.get_output_details()
@@ -83,11 +85,12 @@ class CachedEngine:
 
     def run(self) -> list[np.ndarray]:
         model, inputs, outputs = self._parts
-        inputs[0].write(self._input)
         with contextlib.nullcontext() if self._has_run else _first_run():
+            inputs[0].write(self._input)
             model.run_by_index(0, inputs, outputs)
+            found = [_read(outputs[place], told) for place, told in zip(self._places, self.outputs)]
         self._has_run = True
-        return [_read(outputs[place], told) for place, told in zip(self._places, self.outputs)]
+        return found
 
 
 def opened(
@@ -111,7 +114,7 @@ def opened(
             ValueError,
             RuntimeError,
         ):  # the Interpreter tells better what is wrong with a model
-            reason = "LiteRT refuses the model"
+            reason = REFUSED
     say(f"weight cache {folder}: {reason}; running without it")
     return None
 
@@ -149,11 +152,12 @@ def _make(path: str | Path, cache: Path) -> None:
         temporary.touch()
         command = [sys.executable, "-m", "edge_demo.weight_cache", Path(path).resolve()]
         command.append(temporary.resolve())
-        nowhere = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
-        if subprocess.run(command, cwd=ROOT, check=False, **nowhere).returncode:
-            raise Unfit("LiteRT cannot write the weights; is the disk full?")
-        if not temporary.stat().st_size:
-            raise Unfit("the model has no weights for XNNPACK")
+        streams = {"stdin": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        done = subprocess.run(
+            command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False, **streams
+        )
+        if done.returncode:
+            raise Unfit(done.stdout.strip() or DISK_FULL)
         # Not synced, which takes seconds on a memory card: what a power cut leaves is no whole cache.
         _checksum(cache).unlink(missing_ok=True)
         os.replace(temporary, cache)
@@ -183,8 +187,8 @@ def _tidy(cache: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def _compiled(path: str | Path, threads: int | None, cache: Path) -> CompiledModel:
-    cpu = CpuOptions(num_threads=threads or 0, xnnpack_weight_cache_path=str(cache))
+def _compiled(path: str | Path, threads: int | None, cache: Path | None) -> CompiledModel:
+    cpu = CpuOptions(num_threads=threads or 0, xnnpack_weight_cache_path=str(cache or ""))
     options = Options(hardware_accelerators=HardwareAccelerator.CPU, cpu_options=cpu)
     return CompiledModel.from_file(str(path), options=options)
 
@@ -220,15 +224,50 @@ def _end_quietly() -> None:
         libc.__cxa_atexit(libc.close, ctypes.c_void_p(2), None)
 
 
-def write(path: str, cache: Path) -> bool:
-    """Has LiteRT write a cache; whether it is complete: what is cut off it writes anew, and says nothing."""
-    _compiled(path, 1, cache)
+def write(path: str, cache: Path) -> None:
+    """Has LiteRT write a cache, and tries it; the file is there already, and empty.
+
+    Raises Unfit where the model must do without; ends the process where the disk is full.
+    """
+    right = _answers(CachedEngine(path, 1, None))
+    found = _answers(CachedEngine(path, 1, cache))
+    if not cache.stat().st_size:
+        raise Unfit("the model has no weights for XNNPACK")
+    # XNNPACK tells layers of the same weights apart by neither scales nor zero points.
+    if not all(map(np.array_equal, right, found)):
+        raise Unfit("with XNNPACK's cache the model's answers are others")
+    # Where the disk is full at the very end, it says nothing, and next time writes all anew.
     os.utime(cache, (LONG_AGO, LONG_AGO))
-    _compiled(path, 1, cache)
-    complete = cache.stat().st_mtime == LONG_AGO or not cache.stat().st_size
+    CachedEngine(path, 1, cache)
+    if cache.stat().st_mtime != LONG_AGO:
+        raise Unfit(DISK_FULL)
     os.utime(cache)
-    return complete
+
+
+def _answers(engine: CachedEngine) -> list[np.ndarray]:
+    """All outputs for two noises, between them whatever a model takes for a picture."""
+    rng, found = np.random.default_rng(0), []
+    picture = engine.input()
+    for low, high in ((-1, 1), (0, 255)):
+        np.copyto(picture, rng.uniform(low, high, picture.shape), casting="unsafe")
+        found += engine.run()
+    return found
+
+
+def main(path: str, cache: str) -> None:
+    """The process that writes: what is in the way is its output, and exit code 1."""
+    reason = None
+    with quiet():
+        try:
+            write(path, Path(cache))
+        except Unfit as error:
+            reason = str(error)
+        except (ValueError, RuntimeError):
+            reason = REFUSED
+    if reason:
+        print(reason)
+        sys.exit(1)
 
 
 if __name__ == "__main__":
-    sys.exit(not write(sys.argv[1], Path(sys.argv[2])))
+    main(*sys.argv[1:])
