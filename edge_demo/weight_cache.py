@@ -37,7 +37,6 @@ CHECKSUM = ".crc32"  # what the name of the line beside a cache ends with
 KEPT = 8  # caches in a folder, the newest
 STALE = 60  # seconds after which nobody goes on to write a partial file
 READABLE = {np.float32, np.int32, np.int8, np.uint8}  # types of outputs
-LONG_AGO = 10**9  # seconds since 1970, of a file that nobody has written since
 DISK_FULL = "it cannot be written; is the disk full?"
 REFUSED = "LiteRT refuses the model"
 ROOT = Path(__file__).resolve().parents[1]  # of this package
@@ -110,19 +109,15 @@ def opened(
             reason = error.strerror or str(error)
         except Unfit as error:
             reason = str(error)
-        except (
-            ValueError,
-            RuntimeError,
-        ):  # the Interpreter tells better what is wrong with a model
+        except (ValueError, RuntimeError):  # why, the Interpreter tells better
             reason = REFUSED
     say(f"weight cache {folder}: {reason}; running without it")
     return None
 
 
 def _name(path: str | Path) -> str:
-    return (
-        f"{metadata.identity(path)}-{machine.instructions()}-{ai_edge_litert.__version__}.xnnpack"
-    )
+    version = ai_edge_litert.__version__
+    return f"{metadata.identity(path)}-{machine.instructions()}-{version}.xnnpack"
 
 
 def _line(cache: Path) -> bytes:
@@ -230,18 +225,16 @@ def write(path: str, cache: Path) -> None:
     Raises Unfit where the model must do without; ends the process where the disk is full.
     """
     right = _answers(CachedEngine(path, 1, None))
-    found = _answers(CachedEngine(path, 1, cache))
-    if not cache.stat().st_size:
-        raise Unfit("the model has no weights for XNNPACK")
-    # XNNPACK tells layers of the same weights apart by neither scales nor zero points.
+    try:
+        CachedEngine(path, 1, cache)
+        if not cache.stat().st_size:
+            raise Unfit("the model has no weights for XNNPACK")
+        found = _answers(CachedEngine(path, 1, cache))
+    except RuntimeError:
+        raise Unfit(DISK_FULL) from None
+    # XNNPACK takes layers that share weights for the same, whatever their scales and zero points.
     if not all(map(np.array_equal, right, found)):
         raise Unfit("with XNNPACK's cache the model's answers are others")
-    # Where the disk is full at the very end, it says nothing, and next time writes all anew.
-    os.utime(cache, (LONG_AGO, LONG_AGO))
-    CachedEngine(path, 1, cache)
-    if cache.stat().st_mtime != LONG_AGO:
-        raise Unfit(DISK_FULL)
-    os.utime(cache)
 
 
 def _answers(engine: CachedEngine) -> list[np.ndarray]:
