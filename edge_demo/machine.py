@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 import zlib
 from pathlib import Path
 
@@ -19,7 +20,7 @@ def instructions() -> str:
     """Eight digits that tell processors apart by what they can do."""
     told = (_read(Path("/proc/cpuinfo")) or platform.processor()).splitlines()
     kinds = {line for line in told if line.partition(":")[0].strip() in INSTRUCTIONS}
-    parts = (platform.machine(), platform.architecture()[0], *sorted(kinds or told))
+    parts = (platform.machine(), sys.maxsize, *sorted(kinds or told))
     return f"{zlib.crc32(repr(parts).encode()):08x}"
 
 

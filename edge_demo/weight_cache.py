@@ -12,8 +12,6 @@ import ctypes
 import functools
 import os
 import re
-import secrets
-import subprocess
 import sys
 import time
 import weakref
@@ -141,8 +139,10 @@ def _make(path: str | Path, cache: Path) -> None:
 
     Raises Unfit, or OSError if the disk refuses.
     """
+    import subprocess  # of no use where the cache is there
+
     cache.parent.mkdir(parents=True, exist_ok=True)
-    temporary = cache.with_name(f".{cache.name}.{secrets.token_hex(4)}.partial")
+    temporary = cache.with_name(f".{cache.name}.{os.urandom(4).hex()}.partial")
     try:
         temporary.touch()
         command = [sys.executable, "-m", "edge_demo.weight_cache", Path(path).resolve()]
