@@ -11,6 +11,7 @@ enrolment.py   from the pictures of a source to a class
 metadata.py    labels, preprocessing and provenance inside a .tflite
 foreign.py     models from elsewhere;  tflite_schema.py  what their own metadata and graph tell
 runtime.py     a .tflite in LiteRT: its input filled, its outputs in float; delegates
+weight_cache.py  the same with packed weights kept in a file
 classifier.py  a .tflite in, labelled scores out
 frames.py      one picture of a source, and when it was taken
 sources.py     what a --source is: files, videos, cameras, streams, the screen, stdin

@@ -23,7 +23,8 @@ class Classifier:
     path: a `.tflite`, of `tfvit convert` or from elsewhere.
     threads: CPU threads of the runtime; None lets it choose.
     foreign: what is told of a model from elsewhere.
-    delegate: runs the model where it can; `say` is told why if it does not.
+    delegate: runs the model where it can. weight_cache: a folder for XNNPACK's packed weights, with
+    which the next start is faster; not together. `say` is told why if one of these is not used.
     Raises UserError if the file is missing, damaged or no image classifier, or something must be told.
 
     Attributes: `labels`, `preprocess` (PreprocessSpec), `score_function` ("softmax", or "sigmoid" where
@@ -39,6 +40,7 @@ class Classifier:
         *,
         foreign: Foreign = Foreign(),
         delegate: Delegate | None = None,
+        weight_cache: str | Path | None = None,
         say: Callable[[str], None] = warnings.warn,
     ) -> None:
         own = not metadata.is_foreign(path)
@@ -50,7 +52,7 @@ class Classifier:
         self.labels, self.score_function = foreign.labels or classes, info.scores
         self.description = info.description if own else {}
         self.extras: dict[str, np.ndarray] = {}
-        self._runtime = Runtime(path, threads, delegate, say)
+        self._runtime = Runtime(path, threads, delegate, weight_cache, say)
         self.preprocess = info.preprocess if own else info.preprocess_for(self._runtime.input)
         self._runtime.accept(self.preprocess)
         self._to_scores = _same if not own and info.are_scores else SCORES[self.score_function]

@@ -4,9 +4,24 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
+import zlib
 from pathlib import Path
 
 CPU_ZONES = ("cpu", "soc", "pkg")  # in the types of thermal zones that are the processor's
+
+
+# What of /proc/cpuinfo decides which instructions are used, on x86 and on ARM.
+INSTRUCTIONS = ("vendor_id", "cpu family", "model", "flags")
+INSTRUCTIONS += ("CPU implementer", "CPU architecture", "CPU variant", "CPU part", "Features")
+
+
+def instructions() -> str:
+    """Eight digits that tell processors apart by what they can do."""
+    told = (_read(Path("/proc/cpuinfo")) or platform.processor()).splitlines()
+    kinds = {line for line in told if line.partition(":")[0].strip() in INSTRUCTIONS}
+    parts = (platform.machine(), sys.maxsize, *sorted(kinds or told))
+    return f"{zlib.crc32(repr(parts).encode()):08x}"
 
 
 def describe() -> dict:

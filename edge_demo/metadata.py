@@ -10,13 +10,11 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
-import mmap
 import zipfile
-import zlib
 from pathlib import Path
 
 from edge_demo.errors import UserError
-from edge_demo.files import atomic_file
+from edge_demo.files import atomic_file, crc32
 from edge_demo.preprocess import PreprocessSpec
 from edge_demo.prototypes import Prototypes
 from edge_demo.scores import SOFTMAX, known
@@ -93,12 +91,7 @@ def read(path: str | Path) -> Metadata:
             description = dict(json.loads(archive.read(DESCRIPTION_FILE)))
             means = description.get("prototypes") and archive.read(PROTOTYPES_FILE)
             size = graph_size(archive)
-        with (
-            open(path, "rb") as file,
-            mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) as graph,
-        ):
-            checksum = zlib.crc32(graph)
-        if description.pop(CHECKSUM) != checksum:
+        if description.pop(CHECKSUM) != crc32(path, size):
             raise UserError("damaged model (its checksum differs); copy or export it again")
         spec = PreprocessSpec.from_json(description.pop("preprocess"))
         scores = known(description.pop("scores", SOFTMAX))
@@ -115,6 +108,19 @@ def read(path: str | Path) -> Metadata:
             f"{path}: no labels and preprocessing inside; export it with `tfvit convert`"
         ) from None
     return Metadata(tuple(labels), spec, scores, outputs, prototypes, description)
+
+
+def identity(path: str | Path) -> str:
+    """Checksum and size of a .tflite's graph, which tell it from others: "0a1b2c3d-6980080".
+
+    Of a file that has a checksum inside it is that, for `read` to compare. OSError if it cannot be read.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            checksum = json.loads(archive.read(DESCRIPTION_FILE))[CHECKSUM]
+            return f"{checksum:08x}-{graph_size(archive)}"
+    except (zipfile.BadZipFile, KeyError):
+        return f"{crc32(path):08x}-{Path(path).stat().st_size}"
 
 
 def describe(

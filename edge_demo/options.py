@@ -83,6 +83,12 @@ RUNTIME = {
     "strict_delegate": click.option(
         "--strict-delegate", is_flag=True, help="Stop if the delegate cannot run the model."
     ),
+    "weight_cache": click.option(
+        "--weight-cache",
+        type=click.Path(path_type=Path, file_okay=False),
+        metavar="FOLDER",
+        help="Keep prepared weights here: the next start is faster and needs less memory.",
+    ),
     "labels": click.option(
         "--labels",
         type=click.Path(path_type=Path),
@@ -135,10 +141,11 @@ def open_classifier(
     delegate: str | None = None,
     delegate_option: tuple[tuple[str, str], ...] = (),
     strict_delegate: bool = False,
+    weight_cache: Path | None = None,
     labels: Path | None = None,
     **foreign,
 ):
-    """A Classifier as RUNTIME's options say, which are the arguments; a lost delegate is told on stderr."""
+    """A Classifier as RUNTIME's options say, which are the arguments; what is not used is told on stderr."""
     from edge_demo.classifier import Classifier
     from edge_demo.foreign import Foreign, read_labels
     from edge_demo.runtime import Delegate
@@ -150,5 +157,6 @@ def open_classifier(
         threads,
         foreign=Foreign(labels and read_labels(labels), **foreign),
         delegate=delegate and Delegate(delegate, delegate_option, strict_delegate),
+        weight_cache=weight_cache,
         say=functools.partial(click.echo, err=True),
     )

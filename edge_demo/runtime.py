@@ -6,6 +6,7 @@ import ctypes
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter, load_delegate
@@ -39,11 +40,10 @@ class Delegate:
 class Input:
     """A model's input of one picture.
 
-    index: of LiteRT. value = (quantized - zero_point) * scale; 1 and 0 for float.
+    value = (quantized - zero_point) * scale; 1 and 0 for float.
     channels_first: whether it is [1, channels, height, width].
     """
 
-    index: int
     height: int
     width: int
     channels: int
@@ -53,12 +53,29 @@ class Input:
     channels_first: bool
 
 
+class Engine(Protocol):
+    """What runs a model: LiteRT's Interpreter, or `weight_cache.CachedEngine`.
+
+    inputs, outputs: what LiteRT says of them, in the model's order.
+    """
+
+    inputs: list[dict]
+    outputs: list[dict]
+
+    def input(self) -> np.ndarray:
+        """Memory to write the only input to; no view of it may outlive the next run."""
+
+    def run(self) -> list[np.ndarray]:
+        """Its outputs as they are; RuntimeError if it fails."""
+
+
 class Runtime:
     """A loaded model.
 
     path: a .tflite. threads: of the CPU; None lets it choose. delegate: runs what it can.
-    say: is told why a delegate is not used.
-    Raises UserError if the file is damaged, its input is not one picture, or a strict delegate fails.
+    weight_cache: a folder for packed weights. say: is told why one of these is not used.
+    Raises UserError if the file is damaged, its input is not one picture, a strict delegate fails, or
+    both a delegate and a weight cache are asked for.
 
     Attributes: `input` (Input), `outputs` (their numbers of values).
     """
@@ -68,21 +85,19 @@ class Runtime:
         path: str | Path,
         threads: int | None,
         delegate: Delegate | None,
+        weight_cache: str | Path | None,
         say: Callable[[str], None],
     ) -> None:
+        if delegate and weight_cache:
+            raise UserError("--weight-cache and --delegate exclude each other")
         try:
-            self._interpreter = delegate and _delegated(path, threads, delegate, say)
-            if not self._interpreter:
-                with quiet():
-                    self._interpreter = _opened(path, threads)
-                    _allocate(self._interpreter)
-            self.input = _picture(self._interpreter.get_input_details())
+            self._engine = _engine(path, threads, delegate, weight_cache, say)
+            self.input = _picture(self._engine.inputs)
         except UserError as error:
             raise UserError(f"{path}: {error}") from None
         except (ValueError, RuntimeError) as error:
             raise UserError(f"{path}: damaged model ({_words(error)})") from None
-        self._outputs = self._interpreter.get_output_details()
-        self.outputs = [int(np.prod(output["shape"])) for output in self._outputs]
+        self.outputs = [int(np.prod(output["shape"])) for output in self._engine.outputs]
         self._levels: np.ndarray | None = None
 
     def accept(self, spec: PreprocessSpec) -> None:
@@ -95,17 +110,17 @@ class Runtime:
             pixels = np.asarray(Image.fromarray(pixels).convert("L"))[..., np.newaxis]
         self._fill(pixels)  # in a function of its own: no view of LiteRT's memory may outlive it
         try:
-            self._interpreter.invoke()
+            outputs = self._engine.run()
         except RuntimeError as error:
             raise UserError(f"the model failed to run ({_words(error)})") from None
         return [
-            _in_float(self._interpreter.get_tensor(output["index"]), *output["quantization"])
-            for output in self._outputs
+            _in_float(values, *details["quantization"])
+            for values, details in zip(outputs, self._engine.outputs)
         ]
 
     def _fill(self, pixels: np.ndarray) -> None:
         """Writes a picture [height, width, channels] right into the input."""
-        target = self._interpreter.tensor(self.input.index)()[0]
+        target = self._engine.input()[0]
         if self.input.channels_first:
             target = target.transpose(1, 2, 0)
         if self._levels is None:
@@ -144,8 +159,46 @@ def _picture(inputs: list[dict]) -> Input:
         known = ", ".join(np.dtype(each).name for each in DTYPES)
         raise UserError(f"input is {np.dtype(dtype).name}, not one of {known}")
     scale, zero_point = inputs[0]["quantization"]
-    index = inputs[0]["index"]
-    return Input(index, height, width, channels, dtype, scale or 1.0, zero_point, channels_first)
+    return Input(height, width, channels, dtype, scale or 1.0, zero_point, channels_first)
+
+
+class _Interpreted:
+    """LiteRT's Interpreter as an Engine."""
+
+    def __init__(self, interpreter: Interpreter) -> None:
+        self._interpreter = interpreter
+        self.inputs, self.outputs = (
+            interpreter.get_input_details(),
+            interpreter.get_output_details(),
+        )
+
+    def input(self) -> np.ndarray:
+        return self._interpreter.tensor(self.inputs[0]["index"])()
+
+    def run(self) -> list[np.ndarray]:
+        self._interpreter.invoke()
+        return [self._interpreter.get_tensor(output["index"]) for output in self.outputs]
+
+
+def _engine(
+    path: str | Path,
+    threads: int | None,
+    delegate: Delegate | None,
+    weight_cache: str | Path | None,
+    say: Callable[[str], None],
+) -> Engine:
+    """What runs a model as it is asked for, or the CPU's Interpreter where that cannot be."""
+    if weight_cache:
+        from edge_demo import weight_cache as packed
+
+        if engine := packed.opened(path, threads, Path(weight_cache), say):
+            return engine
+    interpreter = delegate and _delegated(path, threads, delegate, say)
+    if not interpreter:
+        with quiet():
+            interpreter = _opened(path, threads)
+            _allocate(interpreter)
+    return _Interpreted(interpreter)
 
 
 def _opened(path: str | Path, threads: int | None, delegates: tuple = ()) -> Interpreter:
