@@ -23,8 +23,9 @@ class Classifier:
     path: a `.tflite`, of `tfvit convert` or from elsewhere.
     threads: CPU threads of the runtime; None lets it choose.
     foreign: what is told of a model from elsewhere.
-    delegate: runs the model where it can. weight_cache: a folder for XNNPACK's packed weights, with
-    which the next start is faster; not together. `say` is told why if one of these is not used.
+    delegate: runs the model where it can. weight_cache: a folder for XNNPACK's packed weights,
+    which later starts map instead of packing them in memory; not together. `say` is told why if
+    one of these is not used.
     Raises UserError if the file is missing, damaged or no image classifier, or something must be told.
 
     Attributes: `labels`, `preprocess` (PreprocessSpec), `score_function` ("softmax", or "sigmoid" where

@@ -87,7 +87,7 @@ RUNTIME = {
         "--weight-cache",
         type=click.Path(path_type=Path, file_okay=False),
         metavar="FOLDER",
-        help="Keep prepared weights here: the next start is faster and needs less memory.",
+        help="Keep prepared weights in files here: later starts need less memory.",
     ),
     "labels": click.option(
         "--labels",

@@ -36,6 +36,7 @@ Examples:
   edge-demo int8.tflite --source clip.mp4 --out annotated.mp4
   edge-demo int8.tflite --source 0 --serve 8080
   edge-demo mobilenet.tflite --labels labels.txt --mean 127.5 --std 127.5 --source photo.jpg
+  edge-demo int8.tflite --weight-cache weights/ --source 0
   edge-demo int8.tflite --delegate libdelegate.so --delegate-option device=0 --source 0
   ffmpeg ... -f image2pipe - | edge-demo int8.tflite --source -
 """
