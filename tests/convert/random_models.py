@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import tf_keras as keras
 
 from edge_demo.preprocess import PreprocessSpec
 from tfvit.architecture import Architecture
@@ -13,6 +14,7 @@ SPEC = PreprocessSpec(16, 24, mean=(120.0, 115.0, 100.0), std=(58.0, 57.0, 60.0)
 
 def random_model(**changes):
     """A small model with nothing at its initial value: biases, gains and outlier channels included."""
+    keras.utils.set_random_seed(0)
     values = {"patch_size": 8, "width": 48, "depth": 3, "mlp_dim": 80, "heads": 3, **changes}
     model = build(Architecture("small", 5, (16, 24), **values))
     rng = np.random.default_rng(0)
