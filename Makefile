@@ -46,6 +46,7 @@ bench: install $(TORCH)/.installed
 	$(BIN)/python bench/train_step.py
 	$(BIN)/python bench/input_pipeline.py --torch $(TORCH)/bin/python
 	$(BIN)/python bench/scaling.py
+	$(BIN)/python bench/pipeline.py
 
 clean:
 	rm -rf runs build *.egg-info .pytest_cache .ruff_cache
