@@ -54,14 +54,8 @@ def fewshot(models, shots, seeds, l2, batch_size, threads, json_file, plot, **op
     from tfvit.setup_run import data_of
 
     source = open_source(data_of(options))
-    train = features.to_learn_from(source)
-    if train.counts:  # before the slow part
-        few.enough(train.counts, source.labels, shots)
-    unreadable, found = {}, {}
-    for model, read in [(model, features.of_path(model, batch_size, threads)) for model in models]:
-        both = read(train), read(source.eval)
-        unreadable.update(both[0].unreadable | both[1].unreadable)
-        found[str(model)] = few.measure(*both, source.labels, shots, seeds, l2)
+    readers = {str(model): features.of_path(model, batch_size, threads) for model in models}
+    found = {m: few.measure(read, source, shots, seeds, l2) for m, read in readers.items()}
     header = ["model", "l2", *(f"{n} shot{'s' * (n > 1)}" for n in shots)]
     rows = []
     for model, result in found.items():
@@ -71,17 +65,20 @@ def fewshot(models, shots, seeds, l2, batch_size, threads, json_file, plot, **op
             cells = {row.shots: _with_spread(row) for row in figures}
             rows.append([model, name, *(cells.get(n, "-") for n in shots)])
     click.echo(table(rows, header, left=2))
+    images = result.images
     click.echo(
-        f"\n{source.name}: top-1 on {len(both[1].labels)} images ({source.eval.name}), "
+        f"\n{source.name}: top-1 on {images} images ({source.eval.name}), "
         f"{len(source.labels)} classes, mean and standard deviation of {seeds} draws"
     )
     if json_file:
-        origin = {"data": source.name, "split": source.eval.name, "images": len(both[1].labels)}
+        origin = {"data": source.name, "split": source.eval.name, "images": images}
         results = {model: result.to_json() for model, result in found.items()}
-        files.write_json(json_file, {**origin, "models": results, "unreadable": sorted(unreadable)})
+        files.write_json(
+            json_file, {**origin, "models": results, "unreadable": sorted(result.unreadable)}
+        )
     if plot:
         plots.few_shot(found, plot, source.name)
-    name_unreadable(unreadable)
+    name_unreadable(result.unreadable)
 
 
 def _with_spread(row) -> str:

@@ -38,9 +38,14 @@ class Features:
 Reader = Callable[[Split], Features]
 
 
+def heads(model: Model) -> list[keras.layers.Dense]:
+    """Its classifiers: one, or two whose mean is the answer."""
+    return [layer for name in HEADS for layer in model.layers if layer.name == name]
+
+
 def body(model: Model) -> Model:
     """The model without its head: normalised images -> features [batch, d], of two heads side by side."""
-    read = [layer.input for name in HEADS for layer in model.layers if layer.name == name]
+    read = [head.input for head in heads(model)]
     found = Model(model.input, read[0] if len(read) == 1 else keras.layers.Concatenate()(read))
     found.card = model.card
     return found

@@ -12,7 +12,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from edge_demo.errors import UserError
-from tfvit.evaluate.features import Features
+from tfvit.data import Source
+from tfvit.data.pipeline import Unreadable
+from tfvit.data.source import part
+from tfvit.evaluate import features
+from tfvit.evaluate.features import Features, Reader
 
 SWEEP = tuple(2.0**i for i in range(-10, 20))  # of l2, as earlier versions of the reference had it
 BIAS = 100.0  # the constant feature: large, so that l2 hardly holds its weights back
@@ -51,9 +55,16 @@ class Ridge:
         return (fitted - own * self.targets) / (1 - own)
 
     def chosen(self) -> float:
-        """The l2 of SWEEP with the least squared error on training images that are left out in turn."""
-        errors = [((self.left_out(l2) - self.targets) ** 2).mean() for l2 in SWEEP]
-        return SWEEP[int(np.argmin(errors))]
+        """The l2 of SWEEP by which most training images are recognised when left out in turn.
+
+        Of several the one with the least squared error; one image of a class cannot be left out.
+        """
+        truth, best = self.targets.argmax(axis=1), []
+        for l2 in SWEEP:
+            found = self.left_out(l2)
+            right = (found.argmax(axis=1) == truth).sum()
+            best.append((right, -((found - self.targets) ** 2).mean(), l2))
+        return max(best)[-1]
 
 
 def ridge(values: np.ndarray, labels: np.ndarray, classes: int) -> Ridge:
@@ -94,61 +105,77 @@ class FewShot:
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """fixed: with one l2 for all. chosen: with that of `Ridge.chosen`, which takes two shots at least."""
+    """fixed: with one l2 for all. chosen: with that of `Ridge.chosen`, which takes two shots at least.
 
-    fixed: list[FewShot]
-    chosen: list[FewShot]
+    images: in the test. unreadable: left out of both splits.
+    """
+
+    fixed: tuple[FewShot, ...]
+    chosen: tuple[FewShot, ...]
+    images: int
+    unreadable: Unreadable
 
     def to_json(self) -> dict:
         """A dictionary of JSON types."""
-        return {name: [row.to_json() for row in rows] for name, rows in vars(self).items()}
+        return {
+            name: [row.to_json() for row in getattr(self, name)] for name in ("fixed", "chosen")
+        }
 
 
-def measure(
-    train: Features,
-    tested: Features,
-    labels: tuple[str, ...],
-    shots: Sequence[int],
-    seeds: int,
-    l2: float,
-) -> Found:
-    """Accuracies on all of `tested` of probes fitted on so many images per class of `train`.
+def measure(read: Reader, source: Source, shots: Sequence[int], seeds: int, l2: float) -> Found:
+    """Accuracies on all held-out images of probes fitted on so many training images per class.
 
-    labels: names of the classes. seeds: numbers of the draws, from 0 on, alike for all models; the 5 images
-    of a class are among its 10. l2: the fixed one. Raises UserError as `enough`.
+    seeds: draws, numbered from 0 on; they are alike for all models, and the 5 images that one takes of a
+    class are among its 10. l2: the fixed one.
+    Raises UserError if there are too few images of a class, none to learn from or several labels a picture.
     """
-    enough(np.bincount(train.labels, minlength=len(labels)), labels, shots)
-    found = Found([], [])
+    train, draws = _training(read, source, max(shots), seeds)
+    tested, classes = read(source.eval), len(source.labels)
+    fixed, chosen = [], []
     for count in shots:
-        fixed, chosen = [], []
-        for seed in range(seeds):
-            some = drawn(train.labels, len(labels), count, seed)
-            probe = ridge(train.values[some], train.labels[some], len(labels))
-            fixed.append((l2, _accuracy(probe, tested, l2)))
-            if count > 1:
-                best = probe.chosen()
-                chosen.append((best, _accuracy(probe, tested, best)))
-        found.fixed.append(FewShot(count, *zip(*fixed)))
-        if chosen:
-            found.chosen.append(FewShot(count, *zip(*chosen)))
-    return found
+        trials = []
+        for rows in draws[:, :, :count].reshape(seeds, -1):
+            probe = ridge(train.values[rows], train.labels[rows], classes)
+            l2s = (l2, probe.chosen()) if count > 1 else (l2,)
+            trials.append([(each, _accuracy(probe, tested, each)) for each in l2s])
+        for results, of_seeds in zip((fixed, chosen), zip(*trials)):
+            results.append(FewShot(count, *zip(*of_seeds)))
+    unreadable = train.unreadable | tested.unreadable
+    return Found(tuple(fixed), tuple(chosen), len(tested.labels), unreadable)
 
 
-def drawn(labels: np.ndarray, classes: int, shots: int, seed: int) -> np.ndarray:
-    """Where the images lie that a seed draws from labels [n], class after class: [classes * shots]."""
-    rng = np.random.default_rng(seed)
-    mixed = [rng.permutation(np.flatnonzero(labels == number)) for number in range(classes)]
-    return np.concatenate([places[:shots] for places in mixed])
+def draw(labels: np.ndarray, classes: int, shots: int, seeds: int) -> np.ndarray:
+    """Where the images lie that each seed draws from labels [n]: int64 [seeds, classes, shots]."""
+    generators = map(np.random.default_rng, range(seeds))
+    of_class = [np.flatnonzero(labels == number) for number in range(classes)]
+    return np.array(
+        [[rng.permutation(places)[:shots] for places in of_class] for rng in generators]
+    )
 
 
-def enough(counts: Sequence[int], labels: tuple[str, ...], shots: Sequence[int]) -> None:
-    """UserError, naming them, if there are classes of fewer images than the most shots."""
-    most = max(shots)
-    few = [f"{label} ({count})" for label, count in zip(labels, counts) if count < most]
+def _training(read: Reader, source: Source, shots: int, seeds: int) -> tuple[Features, np.ndarray]:
+    """Features of training images, all that are drawn at least, and which of them are: see `draw`."""
+    split, classes = features.to_learn_from(source), len(source.labels)
+    if split.at is not None and split.labels is not None:
+        _check(split.counts, source, shots)
+        places = draw(np.asarray(split.labels), classes, shots, seeds)
+        some, rows = np.unique(places, return_inverse=True)
+        found = read(part(split, some))
+        if not found.unreadable:
+            return found, rows.reshape(places.shape)
+    found = read(split)
+    _check(np.bincount(found.labels, minlength=classes), source, shots)
+    return found, draw(found.labels, classes, shots, seeds)
+
+
+def _check(counts: Sequence[int], source: Source, shots: int) -> None:
+    """UserError if there are classes of fewer images than shots."""
+    few = [f"{label} ({n})" for label, n in zip(source.labels, counts) if n < shots]
     if few:
         others = f" and {len(few) - 5} more" if len(few) > 5 else ""
         raise UserError(
-            f"{most} shots: too few training images of {', '.join(few[:5])}{others}; lower --shots"
+            f"{source.name}: {shots} shots need as many training images of each class; "
+            f"too few of {', '.join(few[:5])}{others}"
         )
 
 
