@@ -59,20 +59,6 @@ class ImageSize(click.ParamType):
         return int(match[1]), int(match[2] or match[1])
 
 
-class Counts(click.ParamType):
-    """One or more whole numbers from 1 on, separated by commas; each once, in ascending order."""
-
-    name = "N,..."
-
-    def convert(self, value, param, ctx) -> tuple[int, ...]:
-        if isinstance(value, tuple):
-            return value
-        parts = value.split(",")
-        if not all(re.fullmatch(r"0*[1-9]\d{0,8}", part.strip()) for part in parts):
-            self.fail(f"{value!r}: not whole numbers from 1 on with commas between them")
-        return tuple(sorted(set(map(int, parts))))
-
-
 WORDS = {"true": True, "false": False}
 
 

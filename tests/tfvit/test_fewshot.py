@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from sklearn.linear_model import Ridge
-from small_models import labelled, computed, randomise
+from small_models import computed, labelled, randomise
 
 import tfvit
 from tfvit.architecture import Architecture, ResNetArchitecture
@@ -187,9 +187,10 @@ def test_unreadable_photos_are_named_and_others_drawn(folder, tfvit_cli):
 
 BAD = {
     "more shots than images": (("--shots", "5,25"), "too few of china (24), flower (24)"),
-    "no shots": (("--shots", "0"), "not whole numbers from 1 on"),
-    "shots that are no number": (("--shots", "5,x"), "not whole numbers from 1 on"),
-    "no l2": (("--l2", "0"), "--l2"),
+    "no shots": (("--shots", "0"), "is not like 1,2,4"),
+    "shots that are no number": (("--shots", "5,x"), "is not like 1,2,4"),
+    "no l2": (("--l2", "0"), "--l2 0 is not a number above 0"),
+    "no finite l2": (("--l2", "nan"), "--l2 nan is not a number above 0"),
     "no seeds": (("--seeds", "0"), "--seeds"),
     "no training split": (("--train-split", "nothing"), "no split 'nothing'"),
 }

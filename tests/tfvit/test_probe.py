@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from small_models import labelled, computed
+from small_models import computed, labelled
 
 import tfvit
 from tfvit.data import DataOptions, open_source

@@ -5,8 +5,10 @@ from __future__ import annotations
 import click
 
 from edge_demo import files
+from edge_demo.errors import UserError
+from edge_demo.option_types import Counts
 from edge_demo.tables import table
-from tfvit.options import PATH, Counts, data_options, name_unreadable, need
+from tfvit.options import PATH, data_options, name_unreadable, need
 
 
 @click.command()
@@ -24,7 +26,7 @@ from tfvit.options import PATH, Counts, data_options, name_unreadable, need
 )
 @click.option(
     "--l2",
-    type=click.FloatRange(0, min_open=True),
+    type=float,
     default=1024,
     show_default=True,
     help="Penalty that is the same for all shots and data sets.",
@@ -46,6 +48,9 @@ def fewshot(models, shots, seeds, l2, batch_size, threads, json_file, plot, **op
       tfvit fewshot dinov2 --data photos/
       tfvit fewshot runs/photos exported/int8.tflite --data photos/ --shots 5,10 --plot shots.png
     """
+    if not 0 < l2 < float("inf"):
+        raise UserError(f"--l2 {l2:g} is not a number above 0")
+    shots = sorted(set(shots))
     need("train")
     from tfvit import plots
     from tfvit.data import open_source

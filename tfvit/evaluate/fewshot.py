@@ -18,7 +18,7 @@ from tfvit.data.source import part
 from tfvit.evaluate import features
 from tfvit.evaluate.features import Features, Reader
 
-SWEEP = tuple(2.0**i for i in range(-10, 20))  # of l2, as earlier versions of the reference had it
+SWEEP = tuple(2.0**i for i in range(-10, 20))  # l2_regs of google/uncertainty-baselines
 BIAS = 100.0  # the constant feature: large, so that l2 hardly holds its weights back
 EPSILON = 1e-5  # added to the standard deviation of a feature
 
