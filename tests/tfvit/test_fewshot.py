@@ -12,6 +12,7 @@ from sklearn.linear_model import Ridge
 from small_models import computed, labelled, randomise
 
 import tfvit
+from tfvit import UserError
 from tfvit.architecture import Architecture, ResNetArchitecture
 from tfvit.data import DataOptions, open_source
 from tfvit.evaluate import features, fewshot
@@ -158,6 +159,14 @@ def test_features_are_what_the_head_makes_its_logits_of(kind, photos):
     assert np.ptp(expected, axis=0).min() > 0.01
     np.testing.assert_allclose(np.mean(logits, axis=0), expected, atol=1e-4)
     np.testing.assert_array_equal(found.labels, labels)
+
+
+def test_a_model_that_computes_no_numbers_is_one_line(photos):
+    source, model = open_source(DataOptions(str(photos))), labelled(("a", "b"))
+    model.get_layer("norm").gamma.assign(np.full(48, np.nan))
+    with pytest.raises(UserError) as caught:
+        features.of_model(model)(source.eval)
+    assert "are not finite numbers" in str(caught.value) and "\n" not in str(caught.value)
 
 
 @pytest.fixture

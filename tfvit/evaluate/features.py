@@ -34,7 +34,8 @@ class Features:
     unreadable: Unreadable
 
 
-# The features of a split, in its order. Raises UserError if none of its images can be read.
+# The features of a split, in its order. Raises UserError if none of its images can be read, or the model
+# makes no finite numbers of them.
 Reader = Callable[[Split], Features]
 
 
@@ -57,7 +58,7 @@ def of_model(model: Model, batch_size: int = 64) -> Reader:
 
     def read(split: Split) -> Features:
         label = f"features, {split.name}"
-        return _features(outputs(forward, split, model.preprocess, batch_size, label=label))
+        return _finite(outputs(forward, split, model.preprocess, batch_size, label=label))
 
     return read
 
@@ -76,7 +77,7 @@ def of_tflite(path: Path, threads: int | None = None) -> Reader:
 
     def read(split: Split) -> Features:
         label = f"features, {split.name}"
-        return _features(pixel_outputs(run, classifier.preprocess, split, label=label))
+        return _finite(pixel_outputs(run, classifier.preprocess, split, label=label))
 
     return read
 
@@ -100,5 +101,7 @@ def to_learn_from(source: Source) -> Split:
     return source.train
 
 
-def _features(found: Predictions) -> Features:
+def _finite(found: Predictions) -> Features:
+    if not np.isfinite(found.logits).all():
+        raise UserError("the model's features are not finite numbers: its weights are damaged")
     return Features(found.logits, found.labels, found.unreadable)
