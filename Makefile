@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 MEDIAPIPE := .venv-mediapipe
 TORCH := .venv-torch
 
-.PHONY: install demo test parity lint bench clean
+.PHONY: install demo test chromium parity lint bench clean
 
 install: $(VENV)/.installed
 
@@ -17,8 +17,15 @@ $(VENV)/.installed: setup.py constraints.txt
 demo: install
 	$(BIN)/python demo.py
 
-test: install lint $(MEDIAPIPE)/.installed
+test: install lint chromium $(MEDIAPIPE)/.installed
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# The tests' browser, of the system. Without it, its tests are skipped; with CI=true they fail.
+chromium:
+	@if command -v chromium || command -v google-chrome; then :; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; \
+	else echo 'No Chromium: the browser tests are skipped (apt-get install chromium)'; fi
 
 # The tests' independent client of the exported files, which wants another absl-py than tfmot.
 $(MEDIAPIPE)/.installed: constraints.txt
