@@ -16,8 +16,7 @@ export function show(found: Classification, scores: Manifest["scores"], live: bo
   const there = found.results
     .filter(({ score }, place) => (scores === "sigmoid" ? score >= PRESENT : place === 0))
     .map(({ label }) => label);
-  const named = there.join(", ") || "nothing it knows";
-  $("label").textContent = named;
+  $("nothing").hidden = there.length > 0;
   found.results.forEach(({ label, score }, place) => {
     const row = $("bars").children[place] ?? newRow();
     row.classList.toggle("there", there.includes(label));
@@ -26,11 +25,15 @@ export function show(found: Classification, scores: Manifest["scores"], live: bo
     (row.children[2].firstChild as HTMLElement).style.transform = `scaleX(${score})`;
   });
   showTimes(found.milliseconds, live);
+  say(there.join(", ") || $("nothing").textContent!, live);
+}
+
+/** To screen readers, not more often than they can say it. */
+function say(text: string, live: boolean): void {
   const now = performance.now();
-  if ((!live || now - spoken > SPEAK) && $("spoken").textContent !== named) {
-    $("spoken").textContent = named;
-    spoken = now;
-  }
+  if ((live && now - spoken < SPEAK) || $("spoken").textContent === text) return;
+  $("spoken").textContent = text;
+  spoken = now;
 }
 
 function newRow(): Element {

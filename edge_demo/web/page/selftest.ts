@@ -26,24 +26,26 @@ export function bindSelfTest(
 
 /** Of another model. */
 export function clearSelfTest(): void {
-  $("outcome").textContent = "";
+  $("outcome").hidden = true;
   $("differences").replaceChildren();
 }
 
 function show({ pictures, largest, tolerance, passed }: SelfTest): void {
   const agreeing = pictures.filter(({ agrees }) => agrees).length;
-  const verdict = passed ? "Passed" : "Failed";
-  $("outcome").className = verdict.toLowerCase();
-  $("outcome").textContent =
-    `${verdict}: ${agreeing} of ${pictures.length} agree. ` +
-    `The largest difference is ${percent(largest)} of the logits' range, ${percent(tolerance)} are allowed.`;
+  $("outcome").hidden = false;
+  $("outcome").classList.toggle("failed", !passed);
+  $("outcome").replaceChildren(
+    made("strong", {}, passed ? "Passed" : "Failed"),
+    `: ${agreeing} of ${pictures.length} agree. The largest difference is ${percent(largest)} ` +
+      `of the logits' range; ${percent(tolerance)} is allowed.`,
+  );
   $("differences").replaceChildren(
     ...pictures.map(({ picture, difference, agrees }) =>
       made(
         "li",
         { className: agrees ? "" : "differs" },
-        made("img", { src: picture, alt: "", draggable: false }),
-        `${agrees ? "✓" : "✗"} ${percent(difference)}`,
+        made("img", { src: picture, alt: agrees ? "agrees:" : "differs:", draggable: false }),
+        `${agrees ? "" : "✗ "}${percent(difference)}`,
       ),
     ),
   );

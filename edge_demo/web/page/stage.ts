@@ -5,6 +5,8 @@ import { $ } from "./dom";
 import { paint } from "./heat";
 
 const TINY = 64; // pixels, below which a picture is shown pixel by pixel
+const ENLARGED = 3; // times at most, since more shows no more; but to this many CSS pixels always:
+const SMALLEST = 256;
 
 export const picture = $<HTMLImageElement>("picture");
 export const video = $<HTMLVideoElement>("video");
@@ -39,6 +41,7 @@ function stage(element: HTMLElement, width: number, height: number, mirrored: bo
   video.hidden = element !== video;
   frame.classList.toggle("mirrored", mirrored);
   frame.style.setProperty("--ratio", String(width / height));
+  frame.style.setProperty("--most", `${Math.max(ENLARGED * width, SMALLEST)}px`);
   shown = { width, height };
   heat.hidden = true;
 }
