@@ -6,7 +6,7 @@ MEDIAPIPE := .venv-mediapipe
 TORCH := .venv-torch
 WEB := edge_demo/web
 
-.PHONY: install web demo test parity lint bench clean
+.PHONY: install web demo test chromium parity lint bench clean
 
 install: $(VENV)/.installed web
 
@@ -26,8 +26,15 @@ $(WEB)/dist/.built: $(WEB)/package-lock.json $(wildcard $(WEB)/*.mjs $(WEB)/src/
 demo: install
 	$(BIN)/python demo.py
 
-test: install lint $(MEDIAPIPE)/.installed
+test: install lint chromium $(MEDIAPIPE)/.installed
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# The tests' browser, of the system. Without it, its tests are skipped; with CI=true they fail.
+chromium:
+	@if command -v chromium || command -v google-chrome; then :; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; \
+	else echo 'No Chromium: the browser tests are skipped (apt-get install chromium)'; fi
 
 # The tests' independent client of the exported files, which wants another absl-py than tfmot.
 $(MEDIAPIPE)/.installed: constraints.txt

@@ -63,6 +63,7 @@ setup(
             "ruff>=0.12",
             "scipy>=1.13",
             "scikit-learn>=1.5",
+            "playwright>=1.50",  # drives the Chromium of the system
         ],
     },
     entry_points={

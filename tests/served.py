@@ -1,4 +1,4 @@
-"""A running `edge-demo --serve`, and ways to ask it: well, and badly."""
+"""A running `edge-demo --serve` or `edge-demo web`, and ways to ask it: well, and badly."""
 
 from __future__ import annotations
 
@@ -93,16 +93,16 @@ def ask(url, path, method="GET", body=None, headers=()):
 
 
 @contextlib.contextmanager
-def served(model, *options, address="127.0.0.1:0"):
-    """The command as a process, until SIGTERM, which must end it well."""
+def running(*arguments, environment=None):
+    """`edge-demo` as a process that says its URL, until SIGTERM, which must end it well."""
     with tempfile.TemporaryDirectory() as folder:
         out, err = Path(folder, "out"), Path(folder, "err")
         with out.open("w") as stdout, err.open("w") as stderr:
-            command = [BIN / "edge-demo", model, *options, "--serve", address]
-            process = subprocess.Popen(list(map(str, command)), stdout=stdout, stderr=stderr)
+            command = [BIN / "edge-demo", *map(str, arguments)]
+            process = subprocess.Popen(command, stdout=stdout, stderr=stderr, env=environment)
         try:
             deadline = time.monotonic() + 60
-            while not (found := re.search(r"^http://\S+$", err.read_text(), re.M)):
+            while not (found := re.search(r"^https?://\S+$", said(out, err), re.M)):
                 assert process.poll() is None and time.monotonic() < deadline, err.read_text()
                 time.sleep(0.05)
             yield Served(process, out, err, found[0])
@@ -112,6 +112,15 @@ def served(model, *options, address="127.0.0.1:0"):
         finally:
             process.kill()
             process.wait()
+
+
+def said(*files):
+    return "".join(file.read_text() for file in files)
+
+
+def served(model, *options, address="127.0.0.1:0"):
+    """A model's live page."""
+    return running(model, *options, "--serve", address)
 
 
 @contextlib.contextmanager
