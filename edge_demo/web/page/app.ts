@@ -2,7 +2,7 @@
 import { createClassifier } from "./classifier.js";
 import type { Classification, Classifier, Manifest, Options, Progress } from "./classifier.js";
 import * as camera from "./camera";
-import { $, made, megabytes, tell } from "./dom";
+import { $, made, megabytes, sentence, tell } from "./dom";
 import { bindDrop } from "./drop";
 import { tellWhenOffline, throughServiceWorker } from "./offline";
 import * as results from "./results";
@@ -44,7 +44,7 @@ async function attempt<T>(work: () => Promise<T>): Promise<T | undefined> {
   try {
     return await work();
   } catch (error) {
-    tell($("error"), (error as Error).message);
+    tell($("error"), sentence(error));
     return undefined;
   }
 }
@@ -108,7 +108,7 @@ async function lookAt(video: HTMLVideoElement): Promise<void> {
     stage.ambient(video);
     show(found, true);
   } catch (error) {
-    await halt((error as Error).message);
+    await halt(sentence(error));
   }
 }
 

@@ -19,4 +19,10 @@ export function made<K extends keyof HTMLElementTagNameMap>(
   return element;
 }
 
+/** What an error says, as a sentence. */
+export function sentence(error: unknown): string {
+  const { message } = error as Error;
+  return message.charAt(0).toUpperCase() + message.slice(1).replace(/([^.])$/, "$1.");
+}
+
 export const megabytes = (bytes: number): string => `${(bytes / 1e6).toFixed(1)} MB`;

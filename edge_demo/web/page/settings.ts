@@ -1,12 +1,10 @@
 /** Which model runs where: engine, weights, backend and threads, as the manifest and the browser allow. */
+import { BACKENDS } from "../src/manifest";
 import type { Backend, Classifier, Manifest, Model, Options } from "./classifier.js";
 import { $, made, megabytes, tell } from "./dom";
 
-const ENGINES: Record<Model["engine"], { title: string; backends: Backend[] }> = {
-  litert: { title: "LiteRT.js", backends: ["wasm", "webgpu"] },
-  tfjs: { title: "TF.js", backends: ["wasm", "webgl", "webgpu"] },
-};
-const BACKENDS: Record<Backend, string> = { wasm: "wasm", webgl: "WebGL", webgpu: "WebGPU" };
+const ENGINES: Record<Model["engine"], string> = { litert: "LiteRT.js", tfjs: "TF.js" };
+const TITLES: Record<Backend, string> = { wasm: "wasm", webgl: "WebGL", webgpu: "WebGPU" };
 const THREADS = 8; // more than that only wait for each other
 
 const [engine, weights, backend, threads] = ["engine", "weights", "backend", "threads"].map((id) =>
@@ -26,16 +24,15 @@ export function bindSettings(manifest: Manifest, choose: (options: Options) => v
 
 /** Shows what runs. */
 export function showSettings({ manifest, model, ...running }: Classifier): void {
-  const { title, backends } = ENGINES[model.engine];
   const engines = [...new Set(manifest.models.map(({ engine }) => engine))];
   const models = manifest.models.filter(({ engine }) => engine === model.engine);
-  const usable = backends.filter((name) => name !== "webgpu" || "gpu" in navigator);
+  const usable = BACKENDS[model.engine].filter((name) => name !== "webgpu" || "gpu" in navigator);
   const isWasm = running.backend === "wasm";
   const most = crossOriginIsolated && isWasm ? Math.min(navigator.hardwareConcurrency, THREADS) : 1;
   const counts = Array.from({ length: Math.max(most, running.threads) }, (_, i) => `${i + 1}`);
   offer(
     engine,
-    engines.map((name) => [name, ENGINES[name].title]),
+    engines.map((name) => [name, ENGINES[name]]),
     model.engine,
   );
   offer(
@@ -45,7 +42,7 @@ export function showSettings({ manifest, model, ...running }: Classifier): void 
   );
   offer(
     backend,
-    usable.map((name) => [name, BACKENDS[name]]),
+    usable.map((name) => [name, TITLES[name]]),
     running.backend,
   );
   offer(
@@ -56,7 +53,7 @@ export function showSettings({ manifest, model, ...running }: Classifier): void 
   tell($("fallback"), running.fallback);
   const workers = `${running.threads} ${running.threads > 1 ? "threads" : "thread"}`;
   $("running").textContent =
-    `${short(model.name)} in ${title}, ${BACKENDS[running.backend]}${isWasm ? `, ${workers}` : ""}`;
+    `${short(model.name)} in ${ENGINES[model.engine]}, ${TITLES[running.backend]}${isWasm ? `, ${workers}` : ""}`;
 }
 
 /** Without the engine's name, which stands elsewhere. */

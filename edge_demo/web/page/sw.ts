@@ -43,10 +43,12 @@ async function kept(path: string): Promise<void> {
 const earlier = async () =>
   (await caches.keys()).filter((name) => name.startsWith(PREFIX) && name !== NAME);
 
-/** The page, and what earlier versions had kept: an update is complete before it is offered. */
+/** An update is complete before it is offered; the first version has a page waiting, which asks later. */
 async function install(): Promise<void> {
+  const names = await earlier();
+  if (names.length === 0) return;
   const paths = new Set(PAGE);
-  for (const name of await earlier())
+  for (const name of names)
     for (const { url } of await (await caches.open(name)).keys())
       if (FILES.has(pathOf(url))) paths.add(pathOf(url));
   await Promise.all([...paths].map(kept));
@@ -80,9 +82,16 @@ self.addEventListener("fetch", (event) => {
   if (FILES.has(path)) event.respondWith(answer(path));
 });
 
+/** The page whole, whatever it has used of it, and what is still on its way. */
+async function complete(): Promise<void> {
+  const cache = await caches.open(NAME);
+  const missing = async (path: string) => (await cache.match(path)) ?? kept(path);
+  await Promise.all([...PAGE.map(missing), ...beingKept]);
+}
+
 // "update": the page wants the new version. "kept?": it asks to be told when all that it used is kept.
 self.addEventListener("message", (event) => {
   if (event.data === "update") void self.skipWaiting();
   if (event.data === "kept?")
-    event.waitUntil(Promise.all(beingKept).then(() => event.source?.postMessage("kept")));
+    event.waitUntil(complete().then(() => event.source?.postMessage("kept")));
 });
