@@ -1,14 +1,18 @@
 /** The worker of LiteRT.js; a classic one, since the library loads its script with importScripts. */
 
-import { loadLiteRt, supportsFeature, Tensor } from "@litertjs/core";
+import { Environment, loadLiteRt, supportsFeature, Tensor } from "@litertjs/core";
 import { ClassifierError } from "./errors";
 import { serve } from "./worker";
 
 const FOLDER = new URL(".", location.href).href;
 
 declare global {
-  // What Emscripten reads: its threads start from its own script, not from this one.
-  var Module: { locateFile(name: string): string; mainScriptUrlOrBlob: string } | undefined;
+  // What Emscripten reads. Its threads start from its own script, not from this one.
+  var Module: {
+    locateFile(name: string): string;
+    mainScriptUrlOrBlob: string;
+    printErr(line: string): void;
+  };
 }
 
 serve(async (backend, wanted) => {
@@ -16,7 +20,10 @@ serve(async (backend, wanted) => {
   globalThis.Module = {
     locateFile: (name) => FOLDER + name,
     mainScriptUrlOrBlob: `${FOLDER}litert_wasm_threaded_internal.js`,
+    printErr: (line) => (line.startsWith("ERROR") ? console.warn(line) : console.debug(line)),
   };
+  // The library asks for a graphics device whether or not it is to use one.
+  if (backend === "wasm") Environment.create = async () => new Environment({ webGpuDevice: null });
   const litert = await loadLiteRt(FOLDER, { threads: threads > 1 });
   if (backend === "webgpu" && !litert.getWebGpuDevice()) {
     throw new ClassifierError("LiteRT has no webgpu in this browser");
