@@ -42,7 +42,7 @@ setup(
         "edge_demo",
         "edge_demo.commands",
     ],
-    package_data={"convert": ["report.html.jinja"], "edge_demo": ["page.html"]},
+    package_data={"convert": ["report.html.jinja"], "edge_demo": ["page.html", "web/dist/**"]},
     install_requires=[
         "numpy>=1.26",
         "pillow>=10.1",
@@ -56,6 +56,7 @@ setup(
         "gpu": ["tensorflow[and-cuda]>=2.20,<2.22"],
         "tpu": ["tensorflow-tpu>=2.20,<2.22"],
         "camera": ["av>=14"],
+        "web": ["cryptography>=43", "segno>=1.6"],
         "test": [
             "pytest>=8",
             "pytest-timeout>=2.3",
@@ -63,6 +64,7 @@ setup(
             "ruff>=0.12",
             "scipy>=1.13",
             "scikit-learn>=1.5",
+            "playwright>=1.50",  # drives the Chromium of the system
         ],
     },
     entry_points={

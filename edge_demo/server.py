@@ -16,7 +16,7 @@ from pathlib import Path
 from PIL import Image, ImageOps
 
 from edge_demo import metrics, render
-from edge_demo.bounded_http import Refused, Reply, Request, Server, json_reply
+from edge_demo.bounded_http import Refused, Reply, Request, Server, json_reply, table
 from edge_demo.errors import UserError
 from edge_demo.frames import Frame
 from edge_demo.outputs import Draw, Take
@@ -288,7 +288,7 @@ def serve(
     """
     board = Board(draw)
     site = Site(pipeline, board, top, model, source, unreadable)
-    server = Server(address, site.routes, site.counted, say)
+    server = Server(address, table(site.routes), say, site.counted)
     say(server.url)
     if not server.only_here:
         say("whoever reaches this machine sees it: there is no password")

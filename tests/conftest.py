@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from browser import browse, chromium  # noqa: F401
 from click.testing import CliRunner
 from helpers import BIN, SMALL
 from PIL import Image
