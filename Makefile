@@ -4,14 +4,23 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 MEDIAPIPE := .venv-mediapipe
 TORCH := .venv-torch
+WEB := edge_demo/web
 
-.PHONY: install demo test chromium parity lint bench clean
+.PHONY: install web demo test chromium parity lint bench clean
 
-install: $(VENV)/.installed
+install: $(VENV)/.installed web
 
 $(VENV)/.installed: setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,convert,camera,web,test]'
+	touch $@
+
+# The browser's part, which ships built: who installs the wheel needs no Node.
+web: $(WEB)/dist/.built
+
+$(WEB)/dist/.built: $(WEB)/package-lock.json $(wildcard $(WEB)/*.mjs $(WEB)/src/* $(WEB)/page/* $(WEB)/page/*/*)
+	npm --prefix $(WEB) ci --no-audit --no-fund
+	npm --prefix $(WEB) run build
 	touch $@
 
 demo: install
@@ -45,6 +54,7 @@ $(TORCH)/.installed: tests/requirements-torch.txt
 lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	npm --prefix $(WEB) run check
 
 bench: install $(TORCH)/.installed
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -r bench/requirements.txt

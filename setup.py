@@ -42,7 +42,7 @@ setup(
         "edge_demo",
         "edge_demo.commands",
     ],
-    package_data={"convert": ["report.html.jinja"], "edge_demo": ["page.html"]},
+    package_data={"convert": ["report.html.jinja"], "edge_demo": ["page.html", "web/dist/**"]},
     install_requires=[
         "numpy>=1.26",
         "pillow>=10.1",

@@ -1,0 +1,3 @@
+import { createClassifier } from "./classifier.js";
+
+void createClassifier;

@@ -1,0 +1,65 @@
+/** The worker of TF.js. */
+
+import { getThreadsCount, setThreadsCount, setWasmPaths } from "@tensorflow/tfjs-backend-wasm";
+import "@tensorflow/tfjs-backend-webgl";
+import "@tensorflow/tfjs-backend-webgpu";
+import { loadGraphModel } from "@tensorflow/tfjs-converter";
+import {
+  dispose,
+  env,
+  findBackendFactory,
+  io,
+  setBackend,
+  tensor,
+  type Tensor,
+} from "@tensorflow/tfjs-core";
+import { ClassifierError } from "./errors";
+import { json } from "./download";
+import { serve } from "./worker";
+
+const THREADS = "WASM_HAS_MULTITHREAD_SUPPORT";
+
+serve(async (backend, wanted) => {
+  setWasmPaths(new URL(".", location.href).href);
+  const threaded = wanted > 1 && (await env().getAsync(THREADS)) === true;
+  env().set(THREADS, threaded);
+  if (threaded) setThreadsCount(wanted);
+  if (!findBackendFactory(backend) || !(await setBackend(backend))) {
+    throw new ClassifierError(`TF.js has no ${backend} in this browser`);
+  }
+  return {
+    threads: threaded && backend === "wasm" ? getThreadsCount() : 1,
+    async load(main, files) {
+      const model = await loadGraphModel({ load: () => artifacts(main, files) });
+      const named = model.modelSignature as { outputs: Record<string, { name: string }> };
+      const names = Object.keys(named.outputs);
+      const nodes = names.map((name) => named.outputs[name].name);
+      return async (values, shape) => {
+        const input = tensor(values, shape);
+        const outputs = model.execute(input, nodes) as Tensor | Tensor[];
+        const tensors = Array.isArray(outputs) ? outputs : [outputs];
+        try {
+          const entries = tensors.map(async (output, i) => [
+            names[i],
+            { values: await output.data<"float32">(), shape: output.shape },
+          ]);
+          return Object.fromEntries(await Promise.all(entries));
+        } finally {
+          dispose([input, ...tensors]);
+        }
+      };
+    },
+  };
+});
+
+/** What `loadGraphModel` would have loaded itself. */
+function artifacts(
+  main: string,
+  files: Record<string, Uint8Array<ArrayBuffer>>,
+): Promise<io.ModelArtifacts> {
+  const model = json(files[main], main) as io.ModelJSON;
+  return io.getModelArtifactsForJSON(model, async (manifest) => {
+    const shards = manifest.flatMap(({ paths }) => paths.map((path) => files[path].buffer));
+    return [manifest.flatMap(({ weights }) => weights), shards];
+  });
+}
