@@ -12,7 +12,7 @@ install: $(VENV)/.installed web
 
 $(VENV)/.installed: setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,convert,camera,test]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,convert,camera,web,test]'
 	touch $@
 
 # The browser's part, which ships built: who installs the wheel needs no Node.

@@ -56,6 +56,7 @@ setup(
         "gpu": ["tensorflow[and-cuda]>=2.20,<2.22"],
         "tpu": ["tensorflow-tpu>=2.20,<2.22"],
         "camera": ["av>=14"],
+        "web": ["cryptography>=43", "segno>=1.6"],
         "test": [
             "pytest>=8",
             "pytest-timeout>=2.3",

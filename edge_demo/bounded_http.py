@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import email.message
+import errno
 import http.server
 import io
 import ipaddress
@@ -126,10 +127,12 @@ class Server(socketserver.TCPServer):
             self.address_family, *_, resolved = found[0]
             super().__init__(resolved, Handler)
         except (OSError, UnicodeError) as error:
-            reason = getattr(error, "strerror", None) or error
+            reason = getattr(error, "strerror", None) or str(error)
+            if getattr(error, "errno", None) == errno.EADDRINUSE:
+                reason += "; port 0 picks a free one"
             raise UserError(f"cannot serve on {netloc(host, port)}: {reason}") from None
-        bound = ipaddress.ip_address(self.server_address[0].partition("%")[0])
-        self.only_here = bound.is_loopback
+        self.bound = ipaddress.ip_address(self.server_address[0].partition("%")[0])
+        self.only_here = self.bound.is_loopback
         scheme = "https" if tls else "http"
         self.url = f"{scheme}://{netloc(host, self.server_address[1])}"
         self._thread = threading.Thread(target=self.serve_forever, args=(POLL,), daemon=True)

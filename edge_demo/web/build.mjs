@@ -43,7 +43,7 @@ await build({
 });
 await cp("page", DIST, {
   recursive: true,
-  filter: (path) => extname(path) !== ".ts",
+  filter: (path) => ![".ts", ".py"].includes(extname(path)),
 });
 for (const [engine, files] of Object.entries(ENGINE_FILES)) {
   for (const file of files) {
