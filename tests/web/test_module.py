@@ -45,7 +45,7 @@ START = """async (given) => {
 @pytest.fixture
 def bare(site, web_export, browse):
     """bare(*options, may_say=None) -> a page of an exported folder that does nothing by itself."""
-    (web_export / "bare.html").write_text("<!doctype html><link rel=icon href=data:,>")
+    (web_export / "web" / "bare.html").write_text("<!doctype html><link rel=icon href=data:,>")
 
     def visit(*options, **kwargs):
         return browse(f"{site(web_export).url}/bare.html", *options, **kwargs)
@@ -79,7 +79,7 @@ def changed(page, name, change):
 
 @pytest.fixture(scope="module")
 def manifest(web_export):
-    return json.loads((web_export / "classifier.json").read_text())
+    return json.loads((web_export / "web" / "classifier.json").read_text())
 
 
 ALL_LOGITS = """
@@ -109,7 +109,7 @@ LOADED = [
 ]
 
 
-def test_every_engine_tells_what_python_tells(bare, exported_models, manifest):
+def test_every_engine_tells_what_python_tells(bare, web_export, manifest):
     page = bare()
     pictures = [reference["picture"] for reference in manifest["reference"]][:4]
     for options, model, threads, backend in LOADED:
@@ -117,11 +117,11 @@ def test_every_engine_tells_what_python_tells(bare, exported_models, manifest):
         assert (told["model"], told["backend"]) == (model, backend)
         assert threads in (None, told["threads"])
         assert told["fallback"] is None
-        file = exported_models / f"{model.removeprefix('tfjs-')}.tflite"
+        file = web_export / f"{model.removeprefix('tfjs-')}.tflite"
         native = Classifier(file)
         tolerance = FLOAT if "float" in model else INTEGER
         for name, found in zip(pictures, told["found"]):
-            picture = images.read_rgb(exported_models / name)
+            picture = images.read_rgb(web_export / name)
             logits = native.logits(to_pixels(picture, native.preprocess))
             assert np.abs(found["logits"] - logits).max() <= tolerance, (model, name)
             scores = native.scores(picture)
@@ -346,7 +346,6 @@ BROKEN = [
     ("group1-shard1of1.bin", cut, {"model": "tfjs-float32"}, "it is damaged or another file"),
     ("tfjs-float32/model.json", HTML, {"model": "tfjs-float32"}, "model.json is not JSON"),
     ("tfjs-float32/model.json", replaced(json={}), {"model": "tfjs-float32"}, "is no TF.js model"),
-    ("litert/worker.js", MISSING, {}, "the worker of litert cannot be loaded"),
     ("litert_wasm_*.wasm", MISSING, {}, "LiteRT cannot be started: "),
     ("litert_wasm_*.js", MISSING, {}, "LiteRT cannot be started: "),
     ("*.wasm", MISSING, {"model": "tfjs-float32"}, "TF.js cannot be started: its wasm backend failed"),
@@ -370,6 +369,13 @@ def test_what_is_wrong_is_said_in_one_sentence(bare):
         page.unroute_all()
     assert ended(page)
     assert run(page, BREAK, options={}) is None  # the same, with nothing broken
+
+
+def test_a_missing_worker_is_said_too(bare):
+    page = bare(may_say=NOT_LOADED)
+    page.route("**/litert/worker.js", MISSING)
+    said = run(page, BREAK, options={})
+    assert said == "ClassifierError: the worker of litert cannot be loaded"
 
 
 @pytest.mark.parametrize("file", ["http://127.0.0.1:9/x.tflite", "//127.0.0.1:9/x.tflite"])
