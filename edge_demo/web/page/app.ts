@@ -30,7 +30,7 @@ let shown: Still | undefined;
 function queue() {
   let last: Promise<unknown> = Promise.resolve();
   return <T>(work: () => Promise<T>): Promise<T> => {
-    const mine = last.then(work);
+    const mine = last.then(() => work());
     last = mine.catch(() => undefined);
     return mine;
   };
