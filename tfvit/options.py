@@ -9,7 +9,7 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import click
@@ -57,6 +57,24 @@ class ImageSize(click.ParamType):
         if not match:
             self.fail(f"{value!r} is neither a number of pixels nor HEIGHTxWIDTH")
         return int(match[1]), int(match[2] or match[1])
+
+
+class Names(click.ParamType):
+    """One or more of some names, separated by commas."""
+
+    name = "name,..."
+
+    def __init__(self, known: Collection[str]) -> None:
+        self._known = known
+
+    def convert(self, value, param, ctx) -> tuple[str, ...]:
+        if isinstance(value, tuple):
+            return value
+        parts = [part.strip() for part in value.split(",")]
+        for part in parts:
+            if part not in self._known:
+                self.fail(f"{part!r} is not one of {', '.join(self._known)}")
+        return tuple(dict.fromkeys(parts))
 
 
 WORDS = {"true": True, "false": False}
