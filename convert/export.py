@@ -204,7 +204,8 @@ def _write_tfjs(
         return {}
     paths = {}
     with progress(1 + len(weights), "writing TF.js", "step") as bar:
-        graph = tfjs_graph.graph(quantized.weights, model.architecture, quantized.extras)
+        asked = (quantized.weights, model.architecture, quantized.extras)
+        (graph,) = tfjs_graph.graphs([asked])
         bar.update()
         outputs = (LOGITS, *quantized.extras)
         for name in weights:

@@ -124,7 +124,8 @@ def runner(folder: Path, output: str = LOGITS) -> Iterator[Callable[[np.ndarray]
             found.append(session.run(end, {start: image[np.newaxis]}))
         return np.concatenate(found)
 
-    with tf.compat.v1.Session(graph=imported) as session:
+    # Not entered: its graph would be the default one for whoever runs it.
+    with contextlib.closing(tf.compat.v1.Session(graph=imported)) as session:
         yield run
 
 

@@ -1,11 +1,12 @@
 """The edge graph as TF.js gets it: constants and all, optimised.
 
-Made in a process of its own (`python -m convert.tfjs_graph FOLDER`), for TensorFlow's oneDNN kernels bring
+Made in a process of its own (`python -m convert.tfjs_graph FOLDER...`), for TensorFlow's oneDNN kernels bring
 ops that no browser has, and can only be left out before TensorFlow is imported.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
@@ -33,21 +34,25 @@ WEIGHTS, REQUEST, GRAPH = "weights.safetensors", "request.json", "graph.pb"
 ROUNDS = (("pruning", "constfold", "dependency"), ("remap",), ("constfold", "dependency"))
 
 
-def graph(
-    weights: Weights, arch: Architecture | ResNetArchitecture, extras: Sequence[str] = ()
-) -> tf.compat.v1.GraphDef:
-    """A graph of folded weights: grey levels [1, h, w, 3] -> logits [1, classes] and `extras`.
+# Folded weights, what they are of, and what is told beside the logits.
+Request = tuple[Weights, Architecture | ResNetArchitecture, Sequence[str]]
 
-    Its placeholder is INPUT; what it tells are nodes of the names logits, features, attention.
+
+def graphs(requests: Sequence[Request]) -> list[tf.compat.v1.GraphDef]:
+    """A graph for each: grey levels [1, h, w, 3] -> logits [1, classes], and what else is asked for.
+
+    Its placeholder is INPUT; its outputs are nodes of the names logits, features, attention.
     Raises GateError where TF.js has no such op.
     """
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        save_file(weights, folder / WEIGHTS)
-        request = {"architecture": arch.to_json(), "extras": list(extras)}
-        (folder / REQUEST).write_text(json.dumps(request))
+        folders = [Path(name) / str(i) for i in range(len(requests))]
+        for folder, (weights, arch, extras) in zip(folders, requests):
+            folder.mkdir()
+            save_file(weights, folder / WEIGHTS)
+            request = {"architecture": arch.to_json(), "extras": list(extras)}
+            (folder / REQUEST).write_text(json.dumps(request))
         done = subprocess.run(
-            [sys.executable, "-m", "convert.tfjs_graph", folder],
+            [sys.executable, "-m", "convert.tfjs_graph", *folders],
             cwd=ROOT,
             env={**os.environ, "TF_ENABLE_ONEDNN_OPTS": "0"},
             capture_output=True,
@@ -58,9 +63,9 @@ def graph(
         if done.returncode:
             last = next(iter(done.stderr.strip().splitlines()[-1:]), "no message")
             raise GateError(f"tfjs: the graph was not made ({last})")
-        found = tf.compat.v1.GraphDef.FromString((folder / GRAPH).read_bytes())
-    missing = next(tfjs_ops.refusals(found), None)
-    if missing:
+        read = tf.compat.v1.GraphDef.FromString
+        found = [read((folder / GRAPH).read_bytes()) for folder in folders]
+    for missing in itertools.chain(*map(tfjs_ops.refusals, found)):
         raise GateError(f"tfjs: TF.js {tfjs_ops.VERSION} has no {missing}")
     return found
 
@@ -106,4 +111,5 @@ def _imported(found: tf.compat.v1.GraphDef) -> tf.Graph:
 
 
 if __name__ == "__main__":
-    _make(Path(sys.argv[1]))
+    for argument in sys.argv[1:]:
+        _make(Path(argument))

@@ -88,10 +88,13 @@ def _model(web: Path, name: str, engine: str, file: str, entry: dict) -> dict:
 
 
 def _unpack(dist: Path, web: Path) -> None:
-    """Copies the built page, its engines unpacked: a static host compresses by itself."""
+    """Copies the built page, its engines unpacked: a static host compresses by itself.
+
+    What begins with a dot is the build's own.
+    """
     for path in sorted(dist.rglob("*")):
         target = web / path.relative_to(dist)
-        if path.is_dir():
+        if path.is_dir() or path.name.startswith("."):
             continue
         if path.suffix == PACKED:
             target.parent.mkdir(parents=True, exist_ok=True)
