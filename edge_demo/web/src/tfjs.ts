@@ -13,20 +13,18 @@ import {
   tensor,
   type Tensor,
 } from "@tensorflow/tfjs-core";
-import { ClassifierError } from "./errors";
 import { json } from "./download";
 import { serve } from "./worker";
 
 const THREADS = "WASM_HAS_MULTITHREAD_SUPPORT";
 
-serve(async (backend, wanted) => {
+serve("TF.js", async (backend, wanted) => {
   setWasmPaths(new URL(".", location.href).href);
   const threaded = wanted > 1 && (await env().getAsync(THREADS)) === true;
   env().set(THREADS, threaded);
   if (threaded) setThreadsCount(wanted);
-  if (!findBackendFactory(backend) || !(await setBackend(backend))) {
-    throw new ClassifierError(`TF.js has no ${backend} in this browser`);
-  }
+  if (!findBackendFactory(backend)) throw new Error(`this browser has no ${backend}`);
+  if (!(await setBackend(backend))) throw new Error(`its ${backend} backend failed`);
   return {
     threads: threaded && backend === "wasm" ? getThreadsCount() : 1,
     async load(main, files) {
