@@ -30,20 +30,8 @@ FIRST = "performance.getEntriesByName('first-result')[0].startTime"
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory, tfvit_cli, digits_run):
-    """An export of digits with attention: int8 and float32 in LiteRT.js, float16 in TF.js."""
-    out = tmp_path_factory.mktemp("page")
-    options = (
-        "--scheme",
-        "int8,float32",
-        "--calibrate-only",
-        "--with-attention",
-        "--format",
-        "web",
-    )
-    done = tfvit_cli("convert", digits_run, "--data", "digits", *options, "--out", out)
-    assert done.code == 0, done.err
-    return out / "web"
+def folder(web_export):
+    return web_export / "web"
 
 
 @pytest.fixture(scope="module")
@@ -325,7 +313,7 @@ def test_other_engines(host, browse, answers):
     see(page, answers[0], LOADED)
     running, error = page.locator("#running"), page.locator("#error")
     page.get_by_label("Engine").select_option("TF.js")
-    expect(running).to_contain_text("float16 in TF.js, wasm", timeout=LOADED)
+    expect(running).to_contain_text("in TF.js, wasm", timeout=LOADED)
     see(page, answers[0])
     if "webgpu" in page.get_by_label("Backend").inner_html():  # which no machine of tests has
         page.get_by_label("Backend").select_option("webgpu")
