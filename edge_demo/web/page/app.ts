@@ -195,8 +195,12 @@ async function introduce(): Promise<void> {
   if (!camera.running() && !shown) await examples[0]?.();
 }
 
-$("camera").onclick = () =>
+const reveal = () => $("stage").scrollIntoView({ block: "nearest" });
+
+$("camera").onclick = () => {
+  reveal();
   void attempt(() => moving(() => (camera.running() ? freeze() : startCamera())));
+};
 $("turn").onclick = () =>
   void attempt(() =>
     moving(async () => {
@@ -220,7 +224,11 @@ document.addEventListener("visibilitychange", () => {
   }
 });
 
-bindDrop((file) => void attempt(() => look({ blob: file, name: file.name || "The picture" })));
+bindDrop((file) => {
+  reveal();
+  void attempt(() => look({ blob: file, name: file.name || "The picture" }));
+});
+$("error").onclick = () => tell($("error")); // which may lie over something
 bindSelfTest((onProgress) => attempt(() => inTurn(() => classifier!.selfTest(onProgress))));
 
 await throughServiceWorker(showDownload);
