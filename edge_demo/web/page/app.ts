@@ -178,6 +178,9 @@ async function halt(reason: string): Promise<void> {
 async function introduce(): Promise<void> {
   const manifest: Manifest = await (await fetch("classifier.json")).json();
   $("name").textContent = document.title = manifest.name;
+  results.expectRows(Math.min(TOP, manifest.labels.length));
+  const usual = manifest.models.find(({ name }) => name === manifest.default);
+  $("attention").hidden = !usual?.outputs.includes("attention");
   bindSettings(manifest, (options) => void attempt(() => load(options)));
   const examples = manifest.reference.map(({ picture }, i) => {
     const image = made("img", { src: picture, alt: "", loading: "lazy", draggable: false });
