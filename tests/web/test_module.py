@@ -10,8 +10,7 @@ import pytest
 from PIL import Image
 
 from edge_demo import Classifier, images
-from edge_demo.preprocess import to_pixels
-from edge_demo.preprocess import PreprocessSpec
+from edge_demo.preprocess import PreprocessSpec, to_pixels
 
 SOFTWARE_GPU = (
     "--enable-unsafe-webgpu",
