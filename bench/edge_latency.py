@@ -18,8 +18,8 @@ import about
 import click
 import interleaved
 import numpy as np
+from command import Command
 
-from edge_demo.cli import Command
 from edge_demo.errors import UserError
 from edge_demo.files import write_json
 from edge_demo.tables import table

@@ -1,4 +1,4 @@
-"""Engines that take turns: parity of their logits first, then latency, round by round, each time in another order."""
+"""Engines that take turns: first parity of their logits, then latency, in another order each round."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ class Runner(Protocol):
         """Runs the first of them; {"milliseconds": of each counted call}, and other figures of this turn."""
 
 
-def measure(runners: Sequence[Runner], reference: np.ndarray, rounds: int, title: str) -> list[dict]:
+def measure(
+    runners: Sequence[Runner], reference: np.ndarray, rounds: int, title: str
+) -> list[dict]:
     """One dictionary per runner: parity with the float model's logits, then latency.
 
     samples: the median milliseconds of each round, in the same order for all. One whose logits are wrong

@@ -7,10 +7,10 @@ const runs = new Map(); // name -> image number to [logits, milliseconds]
 const images = {}; // layout -> { shape, arrays }
 
 globalThis.bench = {
-  /** size, count: of images.bin, uint8 [count, size, size, 3], and nchw.bin, float32 [count, 3, size, size]. */
+  /** size, count: of pixels.bin, uint8 [count, size, size, 3], and nchw.bin, float32 [count, 3, size, size]. */
   async load(size, count) {
     const length = CHANNELS * size * size;
-    const pixels = new Uint8Array(await (await fetch("images.bin")).arrayBuffer());
+    const pixels = new Uint8Array(await (await fetch("pixels.bin")).arrayBuffer());
     const nchw = new Float32Array(await (await fetch("nchw.bin")).arrayBuffer());
     const part = (array, i) => array.subarray(i * length, (i + 1) * length);
     images.pixels = Array.from({ length: count }, (_, i) => picture(part(pixels, i), size));
