@@ -24,9 +24,6 @@ serve("LiteRT", async (backend, wanted) => {
   // The library asks for a graphics device whether or not it is to use one.
   if (backend === "wasm") Environment.create = async () => new Environment({ webGpuDevice: null });
   const litert = await loadLiteRt(FOLDER, { threads: threads > 1 });
-  if (backend === "webgpu" && !litert.getWebGpuDevice()) {
-    throw new Error("this browser has no webgpu");
-  }
   return {
     threads,
     async load(main, files) {

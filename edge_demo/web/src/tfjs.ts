@@ -4,15 +4,7 @@ import { getThreadsCount, setThreadsCount, setWasmPaths } from "@tensorflow/tfjs
 import "@tensorflow/tfjs-backend-webgl";
 import "@tensorflow/tfjs-backend-webgpu";
 import { loadGraphModel } from "@tensorflow/tfjs-converter";
-import {
-  dispose,
-  env,
-  findBackendFactory,
-  io,
-  setBackend,
-  tensor,
-  type Tensor,
-} from "@tensorflow/tfjs-core";
+import { dispose, env, io, setBackend, tensor, type Tensor } from "@tensorflow/tfjs-core";
 import { json } from "./download";
 import { serve } from "./worker";
 
@@ -23,7 +15,6 @@ serve("TF.js", async (backend, wanted) => {
   const threaded = wanted > 1 && (await env().getAsync(THREADS)) === true;
   env().set(THREADS, threaded);
   if (threaded) setThreadsCount(wanted);
-  if (!findBackendFactory(backend)) throw new Error(`this browser has no ${backend}`);
   if (!(await setBackend(backend))) throw new Error(`its ${backend} backend failed`);
   return {
     threads: threaded && backend === "wasm" ? getThreadsCount() : 1,

@@ -25,6 +25,9 @@ export function serve(
   let runModel: RunModel;
   const methods: Methods = {
     async start(backend, threads) {
+      if (backend === "webgpu" && !(await navigator.gpu?.requestAdapter())) {
+        throw new ClassifierError("this browser has no graphics device for it");
+      }
       engine = await told(`${name} cannot be started`, startEngine(backend, threads));
       return engine.threads;
     },
