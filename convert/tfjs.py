@@ -114,8 +114,13 @@ def runner(folder: Path, output: str = LOGITS) -> Iterator[Callable[[np.ndarray]
         with imported.as_default():
             tf.import_graph_def(_read(folder), name="")
         start, end = (imported.get_tensor_by_name(f"{n}:0") for n in (INPUT, output))
-    except (UserError, KeyError, ValueError) as error:  # the last two are TensorFlow's
-        text = str(error).removeprefix(f"{folder / MODEL}: ")
+    except (
+        UserError,
+        KeyError,
+        ValueError,
+        tf.errors.OpError,
+    ) as error:  # the last three: TensorFlow's
+        text = str(error).removeprefix(f"{folder / MODEL}: ").removeprefix(f"{folder}: ")
         raise GateError(f"{name(folder)}: {text.splitlines()[0]}") from None
 
     def run(pixels: np.ndarray) -> np.ndarray:

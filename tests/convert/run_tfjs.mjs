@@ -27,13 +27,13 @@ for (const path of models) {
   const values = new Float32Array(bytes(pixels));
   const shape = model.inputs[0].shape;
   const size = shape.reduce((a, b) => a * b);
-  const outputs = model.modelSignature.outputs;
-  found[path] = Object.fromEntries(Object.keys(outputs).map((name) => [name, []]));
+  const { outputs } = model.modelSignature;
+  const names = Object.keys(outputs);
+  const nodes = names.map((name) => outputs[name].name);
+  found[path] = Object.fromEntries(names.map((name) => [name, []]));
   for (let at = 0; at < values.length; at += size) {
-    for (const name of Object.keys(outputs)) {
-      const input = tf.tensor(values.subarray(at, at + size), shape);
-      found[path][name].push(...model.execute(input, outputs[name].name).dataSync());
-    }
+    const told = model.execute(tf.tensor(values.subarray(at, at + size), shape), nodes);
+    [told].flat().forEach((tensor, i) => found[path][names[i]].push(...tensor.dataSync()));
   }
 }
 process.stdout.write(JSON.stringify(found));

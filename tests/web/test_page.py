@@ -335,6 +335,33 @@ def test_other_engines(host, browse, answers):
     see(page, answers[other])
 
 
+def test_several_labels_and_a_crop(host, browse):
+    copy, url, _ = host
+    manifest = json.loads((copy / "classifier.json").read_text())
+    manifest["scores"], manifest["preprocess"]["resize"] = "sigmoid", "crop"
+    (copy / "classifier.json").write_text(json.dumps(manifest))
+    page = browse(url)
+    there = page.locator("#bars .there")
+    expect(page.locator("#inference")).to_contain_text("ms", timeout=LOADED)
+    for number in range(4):
+        page.locator("#examples button").nth(number).click()
+        expect(page.locator("#picture")).to_have_attribute("alt", f"Example {number + 1}")
+        present = [label for label, score in found(page) if score >= 0.5]
+        assert [row.locator("span").first.inner_text() for row in there.all()] == present
+        expect(page.locator("#nothing")).to_be_visible(visible=not present)
+        spoken = page.locator("#spoken").text_content()
+        assert spoken == (", ".join(present) or page.locator("#nothing").text_content())
+    page.get_by_role("button", name="Attention").click()
+    heat, picture = (page.locator(name).bounding_box() for name in ("#heat", "#picture"))
+    for side in ("width", "height"):
+        assert heat[side] == pytest.approx(
+            manifest["preprocess"]["crop_fraction"] * picture[side], abs=1
+        )
+    assert heat["x"] + heat["width"] / 2 == pytest.approx(
+        picture["x"] + picture["width"] / 2, abs=1
+    )
+
+
 # a file that is missing -> what the page says
 MISSING = {
     "classifier.json": "classifier.json cannot be loaded: the server answers 404",

@@ -178,6 +178,9 @@ async function halt(reason: string): Promise<void> {
 async function introduce(): Promise<void> {
   const manifest: Manifest = await (await fetch("classifier.json")).json();
   $("name").textContent = document.title = manifest.name;
+  results.expectRows(Math.min(TOP, manifest.labels.length));
+  const usual = manifest.models.find(({ name }) => name === manifest.default);
+  $("attention").hidden = !usual?.outputs.includes("attention");
   bindSettings(manifest, (options) => void attempt(() => load(options)));
   const examples = manifest.reference.map(({ picture }, i) => {
     const image = made("img", { src: picture, alt: "", loading: "lazy", draggable: false });
@@ -195,8 +198,12 @@ async function introduce(): Promise<void> {
   if (!camera.running() && !shown) await examples[0]?.();
 }
 
-$("camera").onclick = () =>
+const reveal = () => $("stage").scrollIntoView({ block: "nearest" });
+
+$("camera").onclick = () => {
+  reveal();
   void attempt(() => moving(() => (camera.running() ? freeze() : startCamera())));
+};
 $("turn").onclick = () =>
   void attempt(() =>
     moving(async () => {
@@ -220,7 +227,11 @@ document.addEventListener("visibilitychange", () => {
   }
 });
 
-bindDrop((file) => void attempt(() => look({ blob: file, name: file.name || "The picture" })));
+bindDrop((file) => {
+  reveal();
+  void attempt(() => look({ blob: file, name: file.name || "The picture" }));
+});
+$("error").onclick = () => tell($("error")); // which may lie over something
 bindSelfTest((onProgress) => attempt(() => inTurn(() => classifier!.selfTest(onProgress))));
 
 await throughServiceWorker(showDownload);
