@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import edge_demo
 from edge_demo import Classifier, images
 from edge_demo.preprocess import PreprocessSpec, to_pixels
 
+DIST = Path(edge_demo.__file__).parent / "web" / "dist"
 SOFTWARE_GPU = (
     "--enable-unsafe-webgpu",
     "--use-webgpu-adapter=swiftshader",
     "--enable-features=Vulkan",
 )
+ICON = "<link rel=icon href=data:,>"  # or the browser asks for one that is not there
 NOT_LOADED = "Failed to load resource"  # what the console says of a 404, or of no answer
 # What differs from the model in Python: the engine's order of additions, or a type of weights.
 FLOAT, INTEGER = 1e-4, 1e-3
@@ -46,7 +52,7 @@ START = """async (given) => {
 @pytest.fixture
 def bare(site, web_export, browse):
     """bare(*options, may_say=None) -> a page of an exported folder that does nothing by itself."""
-    (web_export / "web" / "bare.html").write_text("<!doctype html><link rel=icon href=data:,>")
+    (web_export / "web" / "bare.html").write_text(f"<!doctype html>{ICON}")
 
     def visit(*options, **kwargs):
         return browse(f"{site(web_export).url}/bare.html", *options, **kwargs)
@@ -105,7 +111,7 @@ LOADED = [
     ({"model": "float32", "threads": 1}, "float32", 1, "wasm"),
     ({"model": "float32", "threads": 2}, "float32", 2, "wasm"),
     ({"model": "tfjs-float32", "threads": 1}, "tfjs-float32", 1, "wasm"),
-    ({"model": "tfjs-float32", "threads": 2}, "tfjs-float32", None, "wasm"),
+    ({"model": "tfjs-float32", "threads": 2}, "tfjs-float32", 1, "wasm"),
     ({"model": "tfjs-float32", "backend": "webgl"}, "tfjs-float32", 1, "webgl"),
 ]
 
@@ -202,8 +208,7 @@ def photos(tmp_path_factory, sample_photos):
     return sorted(folder.iterdir())
 
 
-@pytest.mark.parametrize("resize", ["squash", "crop"])
-@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("resize, interpolation", [("squash", "bilinear"), ("crop", "bicubic")])
 def test_pictures_of_all_kinds_are_seen_as_python_sees_them(
     bare, photos, manifest, resize, interpolation, tmp_path
 ):
@@ -460,6 +465,31 @@ def test_loading_stops_half_way(bare, file):
     assert held and ended(page)
     with contextlib.suppress(Exception):  # what was stopped cannot be answered
         held[0].abort()
+
+
+def test_the_example_of_the_documentation_runs(site, web_export, browse, manifest):
+    text = DIST.with_name("README.md").read_text()
+    example = re.search(r"```html\n(.*?)```", text, re.S)[1].replace("<title>", f"{ICON}<title>")
+    (web_export / "web" / "example.html").write_text(example)
+    page = browse(f"{site(web_export).url}/example.html")
+    page.wait_for_selector("input:enabled")
+    assert page.inner_text("pre") == "int8 on wasm"
+    picture = web_export / manifest["reference"][0]["picture"]
+    page.set_input_files("input", picture)
+    best = Classifier(web_export / "int8.tflite").classify(picture, top=3)
+    expected = "\n".join(f"{label} {score:.3f}" for label, score in best)
+    page.wait_for_function("document.querySelector('pre').innerText.includes('\\n')")
+    assert page.inner_text("pre") == expected
+
+
+def test_page_and_engine_without_the_model_are_under_three_and_a_half_megabytes():
+    """Whatever variant of the engine a browser takes; as a host that compresses sends them."""
+    page = [path for path in DIST.iterdir() if path.is_file()] + list((DIST / "icons").iterdir())
+    for variant in ("internal", "compat_internal", "threaded_internal"):
+        script = DIST / "litert" / f"litert_wasm_{variant}.js"
+        files = [*page, script, DIST / "litert" / "worker.js"]
+        packed = script.with_suffix(".wasm.gz").stat().st_size
+        assert packed + sum(len(gzip.compress(path.read_bytes())) for path in files) < 3.5e6
 
 
 MEMORY = {  # model -> what its worker is asked about its memory
