@@ -23,7 +23,7 @@ SOFTWARE_GPU = (
 # engine -> options of createClassifier
 OPTIONS = {
     "litert": [{"threads": 1}, {"threads": 2}, {"backend": "webgpu"}],
-    "tfjs": [{"threads": 1}, {"threads": 2}, {"backend": "webgl"}, {"backend": "webgpu"}],
+    "tfjs": [{"backend": "wasm"}, {"backend": "webgl"}, {"backend": "webgpu"}],
 }
 LOGITS = """async ({ options, pictures }) => {
   const { createClassifier } = await import(new URL("classifier.js", document.baseURI));
