@@ -16,12 +16,12 @@ $(VENV)/.installed: setup.py constraints.txt
 	touch $@
 
 # The browser's part, which ships built: who installs the wheel needs no Node.
-web: $(WEB)/dist/.built
+web: $(WEB)/dist/classifier.d.ts
 
-$(WEB)/dist/.built: $(WEB)/package-lock.json $(wildcard $(WEB)/*.mjs $(WEB)/src/* $(WEB)/page/* $(WEB)/page/*/*)
+# Which is written last.
+$(WEB)/dist/classifier.d.ts: $(WEB)/package-lock.json $(wildcard $(WEB)/*.mjs $(WEB)/src/* $(WEB)/page/* $(WEB)/page/*/*)
 	npm --prefix $(WEB) ci --no-audit --no-fund
 	npm --prefix $(WEB) run build
-	touch $@
 
 demo: install
 	$(BIN)/python demo.py

@@ -30,7 +30,7 @@ let shown: Still | undefined;
 function queue() {
   let last: Promise<unknown> = Promise.resolve();
   return <T>(work: () => Promise<T>): Promise<T> => {
-    const mine = last.then(work);
+    const mine = last.then(() => work());
     last = mine.catch(() => undefined);
     return mine;
   };
@@ -56,7 +56,9 @@ let loads = 0;
 /** Changes to another model, or the same elsewhere; the old one serves until that is ready. */
 async function load(options: Options = {}): Promise<void> {
   const mine = ++loads;
-  const onProgress = (progress: Progress) => mine === loads && showProgress(progress);
+  const onProgress = ({ stage, loaded, total }: Progress) =>
+    mine === loads && showDownload(stage, loaded, total);
+  downloads.clear();
   $("loading").hidden = false;
   try {
     const next = await createClassifier(FOLDER, { ...options, onProgress });
@@ -76,12 +78,20 @@ async function load(options: Options = {}): Promise<void> {
   if (shown) await look(shown);
 }
 
-function showProgress({ stage, loaded, total }: Progress): void {
+/** Of each file that is being loaded: how many of its bytes are there. */
+const downloads = new Map<string, { loaded: number; total: number }>();
+
+function showDownload(file: string, loaded: number, total: number): void {
+  downloads.set(file, { loaded, total });
+  const sum = (field: "loaded" | "total") =>
+    [...downloads.values()].reduce((bytes, download) => bytes + download[field], 0);
   const progress = $<HTMLProgressElement>("progress");
-  progress.max = total;
-  progress.value = loaded;
-  const text = `Loading the ${stage}: ${megabytes(loaded)} of ${megabytes(total)}`;
-  $("progress-label").textContent = text;
+  progress.max = sum("total");
+  progress.value = sum("loaded");
+  if (progress.value === progress.max) progress.removeAttribute("value");
+  $("progress-label").textContent = progress.hasAttribute("value")
+    ? `Loading: ${megabytes(progress.value)} of ${megabytes(progress.max)}`
+    : "Starting";
 }
 
 // Looking
@@ -168,6 +178,9 @@ async function halt(reason: string): Promise<void> {
 async function introduce(): Promise<void> {
   const manifest: Manifest = await (await fetch("classifier.json")).json();
   $("name").textContent = document.title = manifest.name;
+  results.expectRows(Math.min(TOP, manifest.labels.length));
+  const usual = manifest.models.find(({ name }) => name === manifest.default);
+  $("attention").hidden = !usual?.outputs.includes("attention");
   bindSettings(manifest, (options) => void attempt(() => load(options)));
   const examples = manifest.reference.map(({ picture }, i) => {
     const image = made("img", { src: picture, alt: "", loading: "lazy", draggable: false });
@@ -185,8 +198,12 @@ async function introduce(): Promise<void> {
   if (!camera.running() && !shown) await examples[0]?.();
 }
 
-$("camera").onclick = () =>
+const reveal = () => $("stage").scrollIntoView({ block: "nearest" });
+
+$("camera").onclick = () => {
+  reveal();
   void attempt(() => moving(() => (camera.running() ? freeze() : startCamera())));
+};
 $("turn").onclick = () =>
   void attempt(() =>
     moving(async () => {
@@ -210,8 +227,12 @@ document.addEventListener("visibilitychange", () => {
   }
 });
 
-bindDrop((file) => void attempt(() => look({ blob: file, name: file.name || "The picture" })));
+bindDrop((file) => {
+  reveal();
+  void attempt(() => look({ blob: file, name: file.name || "The picture" }));
+});
+$("error").onclick = () => tell($("error")); // which may lie over something
 bindSelfTest((onProgress) => attempt(() => inTurn(() => classifier!.selfTest(onProgress))));
 
-await throughServiceWorker();
+await throughServiceWorker(showDownload);
 await attempt(() => Promise.all([load(), introduce().catch(() => undefined)])); // load says why

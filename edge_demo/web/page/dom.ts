@@ -25,4 +25,5 @@ export function sentence(error: unknown): string {
   return message.charAt(0).toUpperCase() + message.slice(1).replace(/([^.])$/, "$1.");
 }
 
-export const megabytes = (bytes: number): string => `${(bytes / 1e6).toFixed(1)} MB`;
+export const megabytes = (bytes: number): string =>
+  `${(bytes / 1e6).toFixed(bytes < 1e7 ? 1 : 0)} MB`;

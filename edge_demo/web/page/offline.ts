@@ -4,14 +4,22 @@ import { $ } from "./dom";
 const PATIENCE = 3000; // milliseconds for the first installation, after which the page goes on without
 const TRIED = "isolated";
 
+type OnDownload = (file: string, loaded: number, total: number) => void;
+
 /**
  * Waits until requests go through the service worker, so that it keeps all that is loaded from here on.
  *
+ * onDownload: is told how much of each of an engine's files is there.
  * On a host that does not isolate its pages it reloads the page once, through the worker, which does.
  */
-export async function throughServiceWorker(): Promise<void> {
+export async function throughServiceWorker(onDownload: OnDownload): Promise<void> {
   const workers = navigator.serviceWorker as ServiceWorkerContainer | undefined; // https or loopback
   if (!workers) return;
+  workers.addEventListener("message", ({ data }) => {
+    if (data === "kept") $("offline").hidden = false;
+    else onDownload(data.path, data.loaded, data.total);
+  });
+  workers.startMessages();
   const known = workers.controller;
   const controlled = new Promise<void>((resolve) => {
     workers.addEventListener("controllerchange", () => (known ? location.reload() : resolve()));
@@ -42,9 +50,5 @@ function offerUpdates(registration: ServiceWorkerRegistration): void {
 
 /** Says so as soon as all that was used so far is kept. */
 export function tellWhenOffline(): void {
-  const workers = navigator.serviceWorker as ServiceWorkerContainer | undefined;
-  workers?.addEventListener("message", ({ data }) => {
-    if (data === "kept") $("offline").hidden = false;
-  });
-  workers?.controller?.postMessage("kept?");
+  navigator.serviceWorker?.controller?.postMessage("kept?");
 }

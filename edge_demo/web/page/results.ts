@@ -17,8 +17,9 @@ export function show(found: Classification, scores: Manifest["scores"], live: bo
     .filter(({ score }, place) => (scores === "sigmoid" ? score >= PRESENT : place === 0))
     .map(({ label }) => label);
   $("nothing").hidden = there.length > 0;
+  expectRows(found.results.length);
   found.results.forEach(({ label, score }, place) => {
-    const row = $("bars").children[place] ?? newRow();
+    const row = $("bars").children[place];
     row.classList.toggle("there", there.includes(label));
     row.children[0].textContent = label;
     row.children[1].textContent = `${(100 * score).toFixed(1)} %`;
@@ -36,10 +37,12 @@ function say(text: string, live: boolean): void {
   spoken = now;
 }
 
-function newRow(): Element {
-  return $("bars").appendChild(
-    made("li", {}, made("span"), made("span"), made("i", {}, made("b"))),
-  );
+/** As many rows as there will be results, empty ones, so that nothing moves when they come. */
+export function expectRows(count: number): void {
+  while ($("bars").children.length < count) {
+    const bar = made("i", {}, made("b"));
+    $("bars").append(made("li", {}, made("span", {}, "–"), made("span"), bar));
+  }
 }
 
 function showTimes(milliseconds: Classification["milliseconds"], live: boolean): void {

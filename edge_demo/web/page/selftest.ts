@@ -3,7 +3,12 @@ import type { Classifier, SelfTest } from "./classifier.js";
 import { $, made } from "./dom";
 
 const TITLE = "Run the self-test";
-const percent = (share: number) => `${(100 * share).toPrecision(2)} %`;
+const LEAST = 0.0001; // percent, of which less is told as such
+
+function percent(share: number): string {
+  const exact = 100 * share;
+  return 0 < exact && exact < LEAST ? `< ${LEAST} %` : `${Number(exact.toPrecision(2))} %`;
+}
 
 /** run: gives the result, or undefined if it could not be had; told of the progress meanwhile. */
 export function bindSelfTest(

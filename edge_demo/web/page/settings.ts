@@ -14,8 +14,9 @@ const [engine, weights, backend, threads] = ["engine", "weights", "backend", "th
 /** Offers what there is; `choose` is called with what the user wants. */
 export function bindSettings(manifest: Manifest, choose: (options: Options) => void): void {
   engine.onchange = () => {
-    const model = manifest.models.find((model) => model.engine === engine.value)!;
-    choose({ model: model.name });
+    const models = manifest.models.filter((model) => model.engine === engine.value);
+    const usual = models.find(({ name }) => name === manifest.default) ?? models[0];
+    choose({ model: usual.name });
   };
   weights.onchange = () => choose({ model: weights.value, backend: backend.value as Backend });
   backend.onchange = () => choose({ model: weights.value, backend: backend.value as Backend });

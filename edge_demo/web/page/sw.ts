@@ -14,8 +14,9 @@ importScripts("build.js");
 const SCOPE = self.registration.scope;
 const PREFIX = `${SCOPE} `; // one origin may have several such folders
 const NAME = PREFIX + self.BUILD.id;
-const FILES = new Set(self.BUILD.files.map(([path]) => path));
-const PAGE = [...FILES].filter((path) => !path.includes("/") || path.startsWith("icons/"));
+const FILES = new Map(self.BUILD.files);
+const PAGE = [...FILES.keys()].filter((path) => !path.includes("/") || path.startsWith("icons/"));
+const ENGINE = /^(litert|tfjs)\//; // large files that no script of the page loads, so it cannot count them
 const ISOLATING = {
   "Cross-Origin-Opener-Policy": "same-origin",
   "Cross-Origin-Embedder-Policy": "require-corp",
@@ -31,7 +32,22 @@ async function fetched(path: string): Promise<Response> {
   const headers = new Headers(answer.headers);
   for (const [name, value] of Object.entries(ISOLATING)) headers.set(name, value);
   const { status, statusText } = answer;
-  return new Response(answer.body, { status, statusText, headers });
+  const body = answer.ok && ENGINE.test(path) ? counted(path, answer.body!) : answer.body;
+  return new Response(body, { status, statusText, headers });
+}
+
+/** Tells the page how much of a file is there. */
+function counted(path: string, body: ReadableStream<Uint8Array>): ReadableStream<Uint8Array> {
+  const total = FILES.get(path)!;
+  let loaded = 0;
+  const count = new TransformStream<Uint8Array, Uint8Array>({
+    async transform(chunk, controller) {
+      controller.enqueue(chunk);
+      loaded += chunk.length;
+      for (const page of await self.clients.matchAll()) page.postMessage({ path, loaded, total });
+    },
+  });
+  return body.pipeThrough(count);
 }
 
 async function kept(path: string): Promise<void> {

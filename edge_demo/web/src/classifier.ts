@@ -9,15 +9,7 @@ import { toPixels } from "./preprocess";
 import type { Files, Outputs, Pixels } from "./protocol";
 import { ranked, SCORES } from "./scores";
 import { selfTest } from "./self_test";
-import type {
-  Backend,
-  Classification,
-  Classifier,
-  Manifest,
-  Model,
-  Options,
-  Picture,
-} from "./types";
+import type { Backend, Classification, Classifier, Model, Options, Picture } from "./types";
 
 export type * from "./types";
 export { ClassifierError, toPixels };
@@ -34,15 +26,20 @@ export async function createClassifier(
   options: Options = {},
 ): Promise<Classifier> {
   const folder = folderOf(url);
+  const threads = threadsOf(options.threads);
   const manifest = await readManifest(folder, options.signal);
   const model = chooseModel(manifest, options.model);
   const backend = chooseBackend(model, options.backend);
   const files = loadFiles(folder, model, options);
-  const on = (backend: Backend) => start(folder, manifest, model, files, backend, options);
+  const on = (backend: Backend) => {
+    const engine = { manifest, model, backend, threads };
+    return start(folder, engine, files, options.signal);
+  };
   if (backend !== "webgpu") return on(backend);
   try {
     return await tested(await on(backend), options);
   } catch (error) {
+    options.signal?.throwIfAborted();
     // Some adapters compute something else and say nothing; the processor is right everywhere.
     const why = `WebGPU is not used: ${(error as Error).message}`;
     return Object.assign(await on("wasm"), { fallback: why });
@@ -92,23 +89,23 @@ function shardsOf(model: unknown, file: string): string[] {
   throw new ClassifierError(`${file} is no TF.js model`);
 }
 
+/** What a classifier says of itself. */
+type Facts = Pick<Classifier, "manifest" | "model" | "backend" | "threads">;
+
 async function start(
   folder: URL,
-  manifest: Manifest,
-  model: Model,
+  facts: Facts,
   files: Promise<Files>,
-  backend: Backend,
-  { threads, signal }: Options,
+  signal?: AbortSignal,
 ): Promise<Classifier> {
-  signal?.throwIfAborted();
-  const worker = connect(model.engine);
+  const worker = connect(facts.model.engine);
   const stop = () => worker.close("the loading was stopped");
   signal?.addEventListener("abort", stop);
   try {
-    const started = worker.call("start", [backend, threadsOf(threads)]);
-    const [count, contents] = await Promise.all([started, files]);
-    await worker.call("load", [model.file, contents]);
-    return classifier(worker, folder, { manifest, model, backend, threads: count });
+    const started = worker.call("start", [facts.backend, facts.threads]);
+    const [threads, contents] = await Promise.all([started, files]);
+    await worker.call("load", [facts.model.file, contents]);
+    return classifier(worker, folder, { ...facts, threads });
   } catch (error) {
     stop();
     signal?.throwIfAborted();
@@ -128,11 +125,7 @@ function threadsOf(wanted?: number): number {
   return wanted ?? Math.min(Math.max(half, 1), MOST_THREADS);
 }
 
-function classifier(
-  worker: Connection,
-  folder: URL,
-  facts: Pick<Classifier, "manifest" | "model" | "backend" | "threads">,
-): Classifier {
+function classifier(worker: Connection, folder: URL, facts: Facts): Classifier {
   const { manifest, model } = facts;
   const { labels, preprocess } = manifest;
 

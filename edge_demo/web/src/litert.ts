@@ -1,7 +1,6 @@
 /** The worker of LiteRT.js; a classic one, since the library loads its script with importScripts. */
 
 import { Environment, loadLiteRt, supportsFeature, Tensor } from "@litertjs/core";
-import { ClassifierError } from "./errors";
 import { serve } from "./worker";
 
 const FOLDER = new URL(".", location.href).href;
@@ -15,7 +14,7 @@ declare global {
   };
 }
 
-serve(async (backend, wanted) => {
+serve("LiteRT", async (backend, wanted) => {
   const threads = wanted > 1 && (await supportsFeature("relaxedSimd")) ? wanted : 1;
   globalThis.Module = {
     locateFile: (name) => FOLDER + name,
@@ -25,9 +24,6 @@ serve(async (backend, wanted) => {
   // The library asks for a graphics device whether or not it is to use one.
   if (backend === "wasm") Environment.create = async () => new Environment({ webGpuDevice: null });
   const litert = await loadLiteRt(FOLDER, { threads: threads > 1 });
-  if (backend === "webgpu" && !litert.getWebGpuDevice()) {
-    throw new ClassifierError("LiteRT has no webgpu in this browser");
-  }
   return {
     threads,
     async load(main, files) {

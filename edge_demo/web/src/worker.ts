@@ -17,20 +17,22 @@ export interface Engine {
 export type RunModel = (input: Float32Array, shape: number[]) => Promise<Outputs>;
 
 /** Answers the page's requests, one after the other: an engine has one memory. */
-export function serve(startEngine: (backend: Backend, threads: number) => Promise<Engine>): void {
+export function serve(
+  name: string,
+  startEngine: (backend: Backend, threads: number) => Promise<Engine>,
+): void {
   let engine: Engine;
   let runModel: RunModel;
   const methods: Methods = {
     async start(backend, threads) {
-      engine = await startEngine(backend, threads);
+      if (backend === "webgpu" && !(await navigator.gpu?.requestAdapter())) {
+        throw new ClassifierError("this browser has no graphics device for it");
+      }
+      engine = await told(`${name} cannot be started`, startEngine(backend, threads));
       return engine.threads;
     },
     async load(main, files) {
-      try {
-        runModel = await engine.load(main, files);
-      } catch (error) {
-        throw new ClassifierError(`${main} cannot be used: ${words(error)}`);
-      }
+      runModel = await told(`${main} cannot be used`, engine.load(main, files));
     },
     pixels: readPicture,
     async run(pixels, spec) {
@@ -52,6 +54,15 @@ async function answer(methods: Methods, { id, method, args }: Request): Promise<
     reply({ id, value: await call(...args) });
   } catch (error) {
     reply({ id, error: words(error) });
+  }
+}
+
+/** A library's result; its failure in a sentence that starts so. */
+async function told<T>(sentence: string, work: Promise<T>): Promise<T> {
+  try {
+    return await work;
+  } catch (error) {
+    throw new ClassifierError(`${sentence}: ${words(error)}`);
   }
 }
 
