@@ -451,20 +451,64 @@ def test_disposed_of_it_ends_its_work_and_its_threads(bare):
 
 @pytest.mark.parametrize("file", ["classifier.json", "models/int8.tflite", "litert/*.wasm"])
 def test_loading_stops_half_way(bare, file):
-    script = """
-    const controller = new AbortController();
-    const loading = told(() => load({ signal: controller.signal }));
-    await new Promise((resolve) => setTimeout(resolve, 300));
-    controller.abort();
-    return loading;
-    """
-    page = bare()
-    held = []
+    page, held = bare(), []
     page.route(f"**/{file}", lambda route: held.append(route))
-    assert run(page, script).startswith("AbortError: ")
-    assert held and ended(page)
+    script = """
+    globalThis.controller = new AbortController();
+    globalThis.loading = told(() => load({ signal: controller.signal }));
+    """
+    run(page, script)
+    while not held:
+        page.wait_for_timeout(20)
+    assert run(page, "controller.abort(); return loading;").startswith("AbortError: ")
+    assert ended(page)
     with contextlib.suppress(Exception):  # what was stopped cannot be answered
         held[0].abort()
+
+
+def prefixed(script):
+    """A route's handler that puts a script in front of the one that was asked for."""
+
+    def answer(route):
+        response = route.fetch()
+        route.fulfill(response=response, body=script + response.body())
+
+    return answer
+
+
+ONE_THREAD = """
+const { threads, selfTest } = await load({ threads: 2 });
+return { threads, passed: (await selfTest()).passed, isolated: crossOriginIsolated };
+"""
+NO_RELAXED_SIMD = b"""
+const instantiate = WebAssembly.instantiate;
+WebAssembly.instantiate = async (code, ...imports) => {
+  if (code.length < 100) throw new WebAssembly.CompileError("invalid SIMD opcode"); // the library's question
+  return instantiate.call(WebAssembly, code, ...imports);
+};
+"""
+
+
+def test_a_page_that_is_not_isolated_has_one_thread(bare):
+    page = bare()
+
+    def strip(route):
+        response = route.fetch()
+        kept = {k: v for k, v in response.headers.items() if not k.startswith("cross-origin")}
+        route.fulfill(response=response, headers=kept)
+
+    page.route("**/bare.html", strip)
+    page.reload()
+    assert run(page, ONE_THREAD) == {"threads": 1, "passed": True, "isolated": False}
+
+
+def test_a_browser_without_relaxed_simd_gets_the_variant_without_it(bare):
+    page, asked = bare(), []
+    page.route("**/litert/worker.js", prefixed(NO_RELAXED_SIMD))
+    page.context.on("request", lambda request: asked.append(request.url))
+    assert run(page, ONE_THREAD) == {"threads": 1, "passed": True, "isolated": True}
+    engines = {url.rpartition("/")[2] for url in asked if "litert_wasm" in url}
+    assert {name.rpartition(".")[0] for name in engines} == {"litert_wasm_compat_internal"}
 
 
 def test_the_example_of_the_documentation_runs(site, web_export, browse, manifest):
@@ -514,12 +558,7 @@ self.memories = memories;
 @pytest.mark.parametrize("model", MEMORY)
 def test_many_pictures_take_no_more_memory_than_some(bare, model):
     page = bare()
-
-    def watch(route):
-        response = route.fetch()
-        route.fulfill(response=response, body=WATCH_MEMORY + response.body())
-
-    page.route("**/litert/worker.js", watch)
+    page.route("**/litert/worker.js", prefixed(WATCH_MEMORY))
     script = """
     globalThis.kept ??= await createClassifier(".", { model: given.model, threads: 1 });
     const blob = await fetched("reference/00.jpg");
