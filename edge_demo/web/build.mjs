@@ -9,15 +9,13 @@ const DIST = "dist";
 const require = createRequire(import.meta.url);
 const inPackage = (name, folder) => join(dirname(require.resolve(`${name}/package.json`)), folder);
 
-// The engines' own files. LiteRT's fourth variant, for WebNN, is not used.
+// The engines' own files. LiteRT's fourth variant is for WebNN, which is not used; TF.js' threads idle.
 const LITERT = ["internal", "compat_internal", "threaded_internal"].map((v) => `litert_wasm_${v}`);
 const ENGINE_FILES = {
   litert: LITERT.flatMap((name) => [`${name}.js`, `${name}.wasm`]).map((file) =>
     join(inPackage("@litertjs/core", "wasm"), file),
   ),
-  tfjs: ["", "-simd", "-threaded-simd"].map((variant) =>
-    join(inPackage("@tensorflow/tfjs-backend-wasm", "dist"), `tfjs-backend-wasm${variant}.wasm`),
-  ),
+  tfjs: [join(inPackage("@tensorflow/tfjs-backend-wasm", "dist"), "tfjs-backend-wasm-simd.wasm")],
 };
 const COMMON = { bundle: true, minify: true, target: "es2022", legalComments: "none" };
 
@@ -55,10 +53,18 @@ for (const [engine, files] of Object.entries(ENGINE_FILES)) {
 }
 
 // What travels, as a host that compresses sends it.
+const sizes = new Map();
 for (const entry of await readdir(DIST, { recursive: true, withFileTypes: true })) {
   if (!entry.isFile()) continue;
   const path = join(entry.parentPath, entry.name);
   const content = await readFile(path);
-  const size = path.endsWith(".gz") ? content.length : gzipSync(content, { level: 9 }).length;
-  console.log(`${(size / 1024).toFixed(1).padStart(9)} kB gzipped  ${path}`);
+  sizes.set(path, path.endsWith(".gz") ? content.length : gzipSync(content, { level: 9 }).length);
 }
+const tell = (bytes, what) => console.log(`${(bytes / 1e6).toFixed(3).padStart(8)} MB  ${what}`);
+for (const [path, bytes] of sizes) tell(bytes, path);
+// A browser takes one of LiteRT's variants; the threaded one is the largest.
+const opened = [...sizes].filter(([path]) => !/tfjs|compat|wasm_internal|d\.ts/.test(path));
+tell(
+  opened.reduce((sum, [, bytes]) => sum + bytes, 0),
+  "page and LiteRT with threads, all gzipped",
+);

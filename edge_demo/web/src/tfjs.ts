@@ -1,6 +1,6 @@
 /** The worker of TF.js. */
 
-import { getThreadsCount, setThreadsCount, setWasmPaths } from "@tensorflow/tfjs-backend-wasm";
+import { setWasmPaths } from "@tensorflow/tfjs-backend-wasm";
 import "@tensorflow/tfjs-backend-webgl";
 import "@tensorflow/tfjs-backend-webgpu";
 import { loadGraphModel } from "@tensorflow/tfjs-converter";
@@ -8,16 +8,13 @@ import { dispose, env, io, setBackend, tensor, type Tensor } from "@tensorflow/t
 import { json } from "./download";
 import { serve } from "./worker";
 
-const THREADS = "WASM_HAS_MULTITHREAD_SUPPORT";
-
-serve("TF.js", async (backend, wanted) => {
+serve("TF.js", async (backend) => {
   setWasmPaths(new URL(".", location.href).href);
-  const threaded = wanted > 1 && (await env().getAsync(THREADS)) === true;
-  env().set(THREADS, threaded);
-  if (threaded) setThreadsCount(wanted);
+  // The threaded build of 4.22 computes on one thread all the same, and lets others idle.
+  env().set("WASM_HAS_MULTITHREAD_SUPPORT", false);
   if (!(await setBackend(backend))) throw new Error(`its ${backend} backend failed`);
   return {
-    threads: threaded && backend === "wasm" ? getThreadsCount() : 1,
+    threads: 1,
     async load(main, files) {
       const model = await loadGraphModel({ load: () => artifacts(main, files) });
       const named = model.modelSignature as { outputs: Record<string, { name: string }> };

@@ -52,7 +52,7 @@ export interface Options {
   model?: string;
   /** LiteRT has wasm (the default) and webgpu, TF.js wasm, webgl and webgpu. */
   backend?: Backend;
-  /** Of wasm. Half of the cores, at most 4, where the page is cross-origin isolated; else 1. */
+  /** Of LiteRT's wasm. Half of the cores, at most 4, where the page is cross-origin isolated; else 1. */
   threads?: number;
   onProgress?: (progress: Progress) => void;
   /** Stops the loading; the promise is rejected with the signal's reason. */
