@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import gzip
 import json
 import shutil
 import tempfile
@@ -19,6 +20,7 @@ import click
 import interleaved
 import numpy as np
 from command import Command
+from PIL import Image
 
 from edge_demo import web_server
 from edge_demo.errors import UserError
@@ -31,10 +33,13 @@ PEER = HERE / "node_modules/onnxruntime-web"
 PEER_FILES = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
 MODEL, SIZE = "vit-ti/16", 224
 CALIBRATION_IMAGES, CHECK_IMAGES = 64, 32
+OPENED = 5  # times that the page is
+FIRST_RESULT = "first-result"  # the page's performance mark
 TFLITE = ("float32", "dynamic", "int8")
 ONNX = {"float32": "float32", "dynamic int8": "q8"}  # of peers.py -> as its users call it
 TFJS, Q8 = "TF.js wasm float32", "onnxruntime-web q8"
 BASELINES = (Q8, TFJS)
+REFERENCE = "reference/00.png"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,13 +53,11 @@ class Contender:
 
 
 class Tab:
-    """A contender that runs in a page: an `interleaved.Runner`."""
+    """A contender that runs in a page: an `interleaved.Runner`. threads: that it has; TF.js has one."""
 
     def __init__(self, contender: Contender, page, threads: int) -> None:
         self.name, self.bytes, self._page = contender.name, contender.bytes, page
-        got = self._ask("start", contender.engine, contender.model, threads)
-        if got != threads:
-            raise UserError(f"{self.name}: runs with {got} threads here, not {threads}")
+        self.threads = self._ask("start", contender.engine, contender.model, threads)
 
     def logits(self) -> np.ndarray:
         return np.array(self._ask("logits"))
@@ -88,6 +91,11 @@ def main(threads: tuple, rounds: int, report: Path | None) -> None:
     with tempfile.TemporaryDirectory(prefix="bench") as name, _browser() as browser:
         root, contenders, reference = _make(Path(name), DIST)
         with web_server.serve(root, ("127.0.0.1", 0), _warn) as server:
+            opening = _opening(browser, server.url, root)
+            click.echo(
+                f"first result {opening['seconds']:.2f} s after the page is opened, median of {OPENED}; "
+                f"page and engine {opening['bytes'] / 1e6:.2f} MB gzipped"
+            )
             for count in threads or (1, 2):
                 page = browser.new_page()
                 page.goto(f"{server.url}/bench.html")
@@ -95,6 +103,7 @@ def main(threads: tuple, rounds: int, report: Path | None) -> None:
                 tabs = [Tab(contender, page, count) for contender in contenders]
                 rows = interleaved.measure(tabs, reference, rounds, f"{count} threads")
                 page.close()
+                rows = [{"threads": tab.threads, **row} for tab, row in zip(tabs, rows)]
                 results.append({"model": MODEL, "threads": count, "engines": rows})
                 click.echo(f"\n{MODEL}, {count} thread{'s' * (count > 1)}\n\n{_table(rows)}")
         versions = {"chromium": browser.version, **_packages(DIST.parent), **_packages(HERE)}
@@ -102,7 +111,7 @@ def main(threads: tuple, rounds: int, report: Path | None) -> None:
     if report:
         facts = about.facts()
         facts["versions"] |= versions
-        write_json(report, {**facts, "rounds": rounds, "results": results})
+        write_json(report, {**facts, "rounds": rounds, "opening": opening, "results": results})
 
 
 @contextlib.contextmanager
@@ -139,7 +148,7 @@ def _make(folder: Path, dist: Path) -> tuple[Path, list[Contender], np.ndarray]:
     graph = tfjs_graph.graph(folded, model.architecture)
     tfjs.write(files[TFJS], graph, "float32", (LOGITS,), {})
 
-    root = _web_folder(folder, dist, model, files)
+    root = _web_folder(folder, dist, model, files, check[0])
     for path in (*HERE.glob("*.html"), *HERE.glob("*.js")):
         shutil.copyfile(path, root / path.name)
     shutil.copytree(PEER / "dist", root / "onnxruntime", ignore=_unused)
@@ -157,16 +166,29 @@ def _make(folder: Path, dist: Path) -> tuple[Path, list[Contender], np.ndarray]:
     return root, found, model.logits(check)
 
 
-def _web_folder(folder: Path, dist: Path, model, files: dict[str, Path]) -> Path:
-    """What `tfvit convert --format web` would make of our files, were the model a checkpoint."""
+def _web_folder(
+    folder: Path, dist: Path, model, files: dict[str, Path], pixels: np.ndarray
+) -> Path:
+    """What `tfvit convert --format web` would make of our files, were the model a checkpoint.
+
+    pixels: [height, width, 3] of its one reference picture.
+    """
     from convert import fold, web, written
     from edge_demo.metadata import LOGITS
     from edge_demo.scores import SOFTMAX
 
+    (folder / REFERENCE).parent.mkdir()
+    Image.fromarray(pixels).save(folder / REFERENCE)
+    logits = model.logits(pixels[np.newaxis]).tolist()
+
     def entry(path: Path) -> dict:
-        unchecked = {"reference_logits": [], "reference_tolerance": 0, "reference_pixels": []}
+        checked = {
+            "reference_logits": logits,
+            "reference_tolerance": 1,
+            "reference_pixels": [REFERENCE],
+        }
         inside = {"scheme": path.stem, "file": written.name(path), "outputs": [LOGITS]}
-        return {**inside, **unchecked, "bytes": written.content(path)["bytes"]}
+        return {**inside, **checked, "bytes": written.content(path)["bytes"]}
 
     is_tflite = written.is_tflite
     report = {
@@ -176,7 +198,7 @@ def _web_folder(folder: Path, dist: Path, model, files: dict[str, Path]) -> Path
         "labels": [str(n) for n in range(model.architecture.num_classes)],
         "scores": SOFTMAX,
         "preprocess": dataclasses.replace(model.preprocess, **fold.UNIT_SCALE).to_json(),
-        "reference": [],
+        "reference": [REFERENCE],
         "provenance": {},
     }
     web.assemble(folder, report, dist)
@@ -186,6 +208,29 @@ def _web_folder(folder: Path, dist: Path, model, files: dict[str, Path]) -> Path
 def _unused(folder: str, names: list[str]) -> set[str]:
     """What of onnxruntime-web is for other backends."""
     return set(names) - set(PEER_FILES)
+
+
+def _opening(browser, url: str, root: Path) -> dict[str, float]:
+    """Seconds from opening the page to its first result, and the bytes of what it asks for until then.
+
+    Compressed, and without the model and its pictures; every time in a browser that knows nothing of it.
+    """
+    seconds = []
+    for _ in range(OPENED):
+        asked = set()
+        with browser.new_context() as context:
+            context.on("request", lambda request, asked=asked: asked.add(request.url))
+            page = context.new_page()
+            page.goto(url)
+            page.wait_for_function(f"performance.getEntriesByName('{FIRST_RESULT}').length")
+            mark = page.evaluate(f"performance.getEntriesByName('{FIRST_RESULT}')[0].startTime")
+            seconds.append(mark / 1e3)
+            names = {name.removeprefix(f"{url}/") or "index.html" for name in asked}
+    own = [root / name for name in names if not name.startswith(("models/", "reference/"))]
+    return {
+        "seconds": float(np.median(seconds)),
+        "bytes": sum(len(gzip.compress(path.read_bytes())) for path in own),
+    }
 
 
 def _packages(folder: Path) -> dict[str, str]:
@@ -200,7 +245,7 @@ def _table(rows: list[dict]) -> str:
     baselines = [interleaved.named(rows, name) for name in BASELINES]
     cells = []
     for row in rows:
-        line = [row["name"], f"{row['bytes'] / 1e6:.1f} MB"]
+        line = [row["name"], str(row["threads"]), f"{row['bytes'] / 1e6:.1f} MB"]
         line.append(f"{row['milliseconds']:.1f} ms" if "samples" in row else "wrong")
         for baseline in baselines:
             if "samples" in row:
@@ -209,7 +254,16 @@ def _table(rows: list[dict]) -> str:
             else:
                 line += ["-", "-"]
         cells.append([*line, f"{row['cosine']:.4f}", f"{100 * row['agreement']:.0f} %"])
-    header = ["engine", "size", "latency", f"to {Q8}", "quartiles", "to TF.js", "quartiles"]
+    header = [
+        "engine",
+        "threads",
+        "size",
+        "latency",
+        f"to {Q8}",
+        "quartiles",
+        "to TF.js",
+        "quartiles",
+    ]
     return table(cells, [*header, "cosine", "same top-1"])
 
 
