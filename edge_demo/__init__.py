@@ -25,7 +25,7 @@ render.py      results as bars, JSON and CSV;  annotate.py  on the picture;  ter
 server.py      --serve: the live page (page.html), the same for programs, and metrics.py for Prometheus
 web_server.py  `edge-demo web`: the files of an exported web folder, for browsers
 certificate.py  https for a local network
-bounded_http.py  the HTTP server under both: whoever asks, everything about it is bounded
+bounded_http.py  the HTTP server under both: whoever asks, everything about it is bounded;  http_messages.py
 benchmark.py   how fast files are;  bare.py  any .tflite;  profiler.py  where its time goes
 parity.py      whether this device computes what the export did
 machine.py     what figures are measured on;  tables.py, progress.py  for people

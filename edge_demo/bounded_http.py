@@ -1,19 +1,15 @@
 """An HTTP server that strangers may reach: one request a connection, and everything about it is bounded.
 
-It knows nothing of pictures or files. What it answers is told by a path's methods: method -> function
-of a Request.
+It knows nothing of pictures or files: what it answers is told by the methods of a path (http_messages.py).
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import email.message
 import errno
 import http.server
 import io
 import ipaddress
-import json
 import math
 import os
 import re
@@ -23,9 +19,10 @@ import ssl
 import threading
 import time
 import urllib.parse
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from edge_demo.errors import UserError
+from edge_demo.http_messages import Find, Refused, Reply, Request, json_reply, netloc
 
 MAX_CONNECTIONS = 64  # one more, and whoever has the least time left is cut off
 MAX_HEAD = 16 * 2**10  # bytes of a request line and its headers
@@ -45,55 +42,6 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """query: the last value of each name. body: reads it, and raises Refused where it is unfit."""
-
-    query: dict[str, str]
-    headers: email.message.Message
-    body: Callable[[], bytes]
-
-
-@dataclasses.dataclass(frozen=True)
-class Reply:
-    """body: bytes, or parts that are sent as they come. after: is called when all is over."""
-
-    body: bytes | Iterable[bytes]
-    type: str
-    code: int = 200
-    headers: dict[str, str] = dataclasses.field(default_factory=dict)
-    after: Callable[[], None] = lambda: None
-
-
-class Refused(Exception):
-    """A request that gets no answer but an HTTP status and one line."""
-
-    def __init__(self, code: int, message: str, **headers: str) -> None:
-        super().__init__(message)
-        self.reply = json_reply({"error": message}, code, headers)
-
-
-Methods = dict[str, Callable[[Request], Reply]]
-Find = Callable[[str], Methods]  # of a path; Refused where there is nothing
-
-
-def table(routes: dict[str, Methods]) -> Find:
-    """Finds the paths of a table, and tells strangers which these are."""
-
-    def find(path: str) -> Methods:
-        if path not in routes:
-            raise Refused(404, "there is " + " ".join(routes))
-        return routes[path]
-
-    return find
-
-
-def json_reply(found: dict, code: int = 200, headers: dict[str, str] | None = None) -> Reply:
-    """A line of JSON."""
-    body = json.dumps(found, ensure_ascii=False).encode(errors="replace") + b"\n"
-    return Reply(body, "application/json; charset=utf-8", code, headers or {})
 
 
 class Server(socketserver.TCPServer):
@@ -353,11 +301,6 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.connection.shutdown(socket.SHUT_WR)
         while self.connection.recv(1 << 16):
             pass
-
-
-def netloc(host: str, port: int) -> str:
-    """Host and port as a URL has them."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _is_here(host: str) -> bool:

@@ -16,9 +16,10 @@ from pathlib import Path
 from PIL import Image, ImageOps
 
 from edge_demo import metrics, render
-from edge_demo.bounded_http import Refused, Reply, Request, Server, json_reply, table
+from edge_demo.bounded_http import Server
 from edge_demo.errors import UserError
 from edge_demo.frames import Frame
+from edge_demo.http_messages import Refused, Reply, Request, json_reply, table
 from edge_demo.outputs import Draw, Take
 from edge_demo.pipeline import Pipeline
 from edge_demo.results import Result

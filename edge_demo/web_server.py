@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from edge_demo.bounded_http import Methods, Refused, Reply, Request, Server
+from edge_demo.bounded_http import Server
 from edge_demo.errors import UserError
+from edge_demo.http_messages import Methods, Refused, Reply, Request
 
 CHUNK = 2**18  # bytes read at a time
 LEVEL = 6  # of gzip

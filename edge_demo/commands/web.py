@@ -93,8 +93,8 @@ def web(folder, host, port, https, cert, key, show):
 
 def _urls(server: Server) -> list[str]:
     """Where the page is: of this machine first, of its network last."""
-    from edge_demo.bounded_http import netloc
     from edge_demo.certificate import lan_addresses
+    from edge_demo.http_messages import netloc
 
     if not server.bound.is_unspecified:
         return [server.url]
