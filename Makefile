@@ -65,6 +65,8 @@ bench: install $(TORCH)/.installed
 	$(BIN)/python bench/input_pipeline.py --torch $(TORCH)/bin/python
 	$(BIN)/python bench/scaling.py
 	$(BIN)/python bench/pipeline.py
+	npm --prefix bench/web ci --no-audit --no-fund
+	$(BIN)/python bench/web_latency.py
 
 clean:
 	rm -rf runs build *.egg-info .pytest_cache .ruff_cache

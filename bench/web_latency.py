@@ -145,7 +145,7 @@ def _make(folder: Path, dist: Path) -> tuple[Path, list[Contender], np.ndarray]:
         path.write_bytes(content)
     files[TFJS] = folder / tfjs.FOLDER / "float32"
     folded = fold.fold(model.weights, model.architecture, model.preprocess)
-    graph = tfjs_graph.graph(folded, model.architecture)
+    (graph,) = tfjs_graph.graphs([(folded, model.architecture, ())])
     tfjs.write(files[TFJS], graph, "float32", (LOGITS,), {})
 
     root = _web_folder(folder, dist, model, files, check[0])
