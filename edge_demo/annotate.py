@@ -32,12 +32,30 @@ def draw(result: Result, top: int = 3, attention: bool = False) -> Image.Image:
         )
     if attention:
         box = result.region or (0, 0, *picture.size)
-        picture.paste(_heated(picture.crop(box), result.attention), box[:2])
+        picture.paste(heated(picture.crop(box), result.attention), box[:2])
     canvas = ImageDraw.Draw(picture, "RGBA")
     if result.region:
         canvas.rectangle(result.region, outline=REGION, width=max(1, picture.height // 240))
     _panel(canvas, result, top)
     return picture
+
+
+def heated(picture: Image.Image, attention: np.ndarray) -> Image.Image:
+    """The picture under the colours of HEAT, each place as opaque as it was looked at.
+
+    attention: float32 [rows, columns], of any scale; from the 5th to the 98th percentile.
+    """
+    low, high = np.percentile(
+        attention, WHOLE
+    )  # a few patches that stand for all must not hide the rest
+    share = Image.fromarray((attention - low) / max(high - low, 1e-12))
+    share = np.clip(np.asarray(share.resize(picture.size, Image.Resampling.BICUBIC)), 0, 1)
+    places = np.linspace(0, 1, len(HEAT))
+    levels = np.arange(256) / 255
+    colours = np.stack([np.interp(levels, places, channel) for channel in HEAT.T], axis=-1)
+    index = np.round(255 * share).astype(np.uint8)
+    heat = Image.fromarray(np.round(colours).astype(np.uint8)[index])
+    return Image.composite(heat, picture, Image.fromarray(np.uint8(OPACITY * index)))
 
 
 def _panel(canvas: ImageDraw.ImageDraw, result: Result, top: int) -> None:
@@ -88,18 +106,3 @@ def _font(size: int) -> ImageFont.ImageFont:
         except OSError:
             continue
     return ImageFont.load_default(size)
-
-
-def _heated(picture: Image.Image, attention: np.ndarray) -> Image.Image:
-    """The picture under the colours of HEAT, each place as opaque as it was looked at."""
-    low, high = np.percentile(
-        attention, WHOLE
-    )  # a few patches that stand for all must not hide the rest
-    share = Image.fromarray((attention - low) / max(high - low, 1e-12))
-    share = np.clip(np.asarray(share.resize(picture.size, Image.Resampling.BICUBIC)), 0, 1)
-    places = np.linspace(0, 1, len(HEAT))
-    levels = np.arange(256) / 255
-    colours = np.stack([np.interp(levels, places, channel) for channel in HEAT.T], axis=-1)
-    index = np.round(255 * share).astype(np.uint8)
-    heat = Image.fromarray(np.round(colours).astype(np.uint8)[index])
-    return Image.composite(heat, picture, Image.fromarray(np.uint8(OPACITY * index)))

@@ -21,13 +21,20 @@ from tfvit import cluster
 PATH = click.Path(path_type=Path)
 # extra: modules that come with it
 EXTRAS = {
-    "train": ("tensorflow", "tf_keras", "tensorflow_datasets", "safetensors", "sklearn", "cv2"),
+    "train": (
+        "tensorflow",
+        "tf_keras",
+        "tensorflow_datasets",
+        "safetensors",
+        "sklearn",
+        "cv2",
+        "jinja2",
+    ),
     "convert": (
         "tensorflow",
         "tf_keras",
         "tensorflow_model_optimization",
         "ai_edge_quantizer",
-        "jinja2",
     ),
 }
 
