@@ -66,6 +66,20 @@ class ImageSize(click.ParamType):
         return int(match[1]), int(match[2] or match[1])
 
 
+class Place(click.ParamType):
+    """ROW,COLUMN, counted from 0."""
+
+    name = "ROW,COLUMN"
+
+    def convert(self, value, param, ctx) -> tuple[int, int]:
+        if isinstance(value, (tuple, list)):
+            return tuple(value)
+        match = re.fullmatch(r"(\d{1,5}),(\d{1,5})", value)
+        if not match:
+            self.fail(f"{value!r} is not ROW,COLUMN")
+        return int(match[1]), int(match[2])
+
+
 WORDS = {"true": True, "false": False}
 
 

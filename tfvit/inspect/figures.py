@@ -11,12 +11,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image, ImageFilter
 
-from edge_demo.annotate import heated
+from edge_demo.annotate import heated, strength
 from tfvit.architecture import Architecture
 from tfvit.inspect.attention import distances
 from tfvit.page import INK, STYLE
 
-HEAT = "inferno"
+HEAT, ACCENT = "inferno", "#3f8fe0"
 GAP = 0.12  # between tiles, of the smaller side of one
 MOST_PLACES = 9  # along an axis whose similarity to all others is shown
 BRIGHTEST = 99.0  # percentile of a head's attention that is the brightest colour
@@ -52,17 +52,15 @@ def positions(
 
     similarity: (rows, columns) of places -> [rows, columns, down, across], see `position_similarity`.
     """
-    places = [
-        np.unique(np.linspace(0, n - 1, min(n, MOST_PLACES)).round().astype(int)) for n in arch.grid
-    ]
+    places = [np.arange(n)[:: -(-n // MOST_PLACES)] for n in arch.grid]
     tiles = similarity(*places)
     figure = Figure(figsize=_size(tiles, 5.2, extra=(1.1, 0.6)), layout="constrained")
     axis = figure.subplots()
     image = _mosaic(axis, tiles, cmap="viridis", vmin=-1, vmax=1)
     _label(axis, tiles, [places[0] + 1, places[1] + 1], ("patch row", "patch column"))
-    bar = figure.colorbar(
-        image, ax=axis, label="cosine similarity", fraction=0.04, ticks=[-1, 0, 1]
-    )
+    bar = figure.colorbar(image, ax=axis, fraction=0.04, aspect=30)
+    bar.set_label("cosine similarity", fontsize=CAPTION)
+    bar.set_ticks([-1, 0, 1], labels=["-1", "0", "1"], fontsize=TICK)
     bar.outline.set_visible(False)
     return figure
 
@@ -73,15 +71,19 @@ def distance(pixels: np.ndarray, arch: Architecture) -> Figure:
     figure = Figure(figsize=(6.4, 4.0), layout="constrained")
     axis = figure.subplots()
     blocks = np.arange(1, len(pixels) + 1)
-    for head, far in enumerate(np.sort(pixels, axis=1).T):
-        colour = matplotlib.colormaps["viridis"](head / max(pixels.shape[1] - 1, 1) * 0.9)
-        axis.plot(blocks, far, "o", color=colour, markersize=5, alpha=0.9, markeredgewidth=0)
+    for far in pixels.T:
+        axis.plot(blocks, far, "o", color=ACCENT, markersize=5.5, alpha=0.65, markeredgewidth=0)
     axis.plot(
         blocks, pixels.mean(axis=1), color=INK, alpha=0.5, linewidth=1, label="mean of the heads"
     )
     everywhere = distances(arch).mean()
     axis.axhline(
-        everywhere, color=INK, alpha=0.5, linewidth=1, linestyle=":", label="all patches alike"
+        everywhere,
+        color=INK,
+        alpha=0.5,
+        linewidth=1,
+        linestyle=":",
+        label="looking at all patches alike",
     )
     axis.set(xlabel="block", ylabel="mean attention distance, pixels", ylim=(0, None))
     axis.xaxis.get_major_locator().set_params(integer=True)
@@ -92,36 +94,29 @@ def distance(pixels: np.ndarray, arch: Architecture) -> Figure:
 
 @_drawn
 def rollouts(
-    pixels: Sequence[np.ndarray],
-    maps: dict[str, Sequence[np.ndarray]],
-    captions: Sequence[Sequence[str]],
+    shown: Sequence[tuple[np.ndarray, dict[str, np.ndarray]]], captions: Sequence[Sequence[str]]
 ) -> Figure:
     """Pictures in rows: as they are, as the paper's figure 6 has them, and under heat maps.
 
-    pixels: uint8 [height, width, 3] each. maps: by name of a column, [down, across] for each picture; the
-    first is also drawn as in figure 6. captions: for each picture, one under each map.
+    shown: uint8 [height, width, 3] and, by name of a column, [down, across] of each; the first map is also
+    drawn as in figure 6. captions: of each picture, one for each map, drawn below it.
     """
-    first = next(iter(maps.values()))
-    height, width = pixels[0].shape[:2]
+    pixels, maps = shown[0]
     columns = 2 + len(maps)
-    side = min(2.1, 9.0 / columns)
-    figure = Figure(
-        figsize=(columns * side, len(pixels) * (side * height / width + 0.22) + 0.25),
-        layout="constrained",
-    )
+    side, below = min(2.1, 9.0 / columns), 0.22 * any(map(any, captions))
+    tall = side * pixels.shape[0] / pixels.shape[1] + below
+    figure = Figure(figsize=(columns * side, len(shown) * tall + 0.25), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0, hspace=0)
-    axes = figure.subplots(len(pixels), columns, squeeze=False)
-    for i, row in enumerate(axes):
-        picture = Image.fromarray(pixels[i])
-        shown = [picture, spotlight(picture, first[i])]
-        shown += [heated(picture, values[i]) for values in maps.values()]
-        for axis, image in zip(row, shown):
+    axes = figure.subplots(len(shown), columns, squeeze=False)
+    for row, (pixels, maps), texts in zip(axes, shown, captions):
+        picture = Image.fromarray(pixels)
+        own = next(iter(maps.values()))
+        drawn = [picture, spotlight(picture, own), *(heated(picture, m) for m in maps.values())]
+        for axis, image, text in zip(row, drawn, ("", "", *texts)):
             axis.imshow(np.asarray(image), interpolation="none")
-            axis.axis("off")
-        for axis, text in zip(row[2:], captions[i]):
-            axis.text(
-                0.5, -0.03, text, transform=axis.transAxes, ha="center", va="top", fontsize=TICK
-            )
+            axis.set(xticks=[], yticks=[])
+            axis.spines[:].set_visible(False)
+            axis.set_xlabel(text, fontsize=TICK)
     for axis, name in zip(axes[0], ("picture", "attention", *maps)):
         axis.set_title(name, fontsize=CAPTION, parse_math=False)
     return figure
@@ -146,6 +141,7 @@ def heads(
     beside, axis = figure.subplots(1, 2, width_ratios=(left, width + 0.4))
     beside.imshow(pixels, interpolation="none")
     beside.axis("off")
+    beside.set_anchor("N")
     if query is not None:
         corner = (query[1] * arch.stride - 0.5, query[0] * arch.stride - 0.5)
         for colour, line in (("white", 3.0), ("#e0202f", 1.5)):
@@ -160,15 +156,16 @@ def heads(
 
 
 def spotlight(picture: Image.Image, attention: np.ndarray) -> Image.Image:
-    """A picture, dark where it is not looked at, as its authors drew the paper's figure 6.
+    """A picture, dark where it is not looked at, as in the paper's figure 6.
 
-    attention: [down, across]. Source: google-research/vision_transformer, issue 27.
+    attention: [down, across]. Source: google-research/vision_transformer, issue 27, whose brightest patch is
+    that of the whole; here it is the percentile of `strength`.
     """
     patch = picture.height / attention.shape[0]
-    mask = Image.fromarray((attention / attention.max()).astype(np.float32))
-    mask = mask.resize(picture.size, Image.Resampling.LANCZOS)
-    mask = Image.fromarray(np.uint8(np.clip(np.asarray(mask), 0, 1) * 255))
-    share = np.asarray(mask.filter(ImageFilter.GaussianBlur(patch)), np.float32)
+    mask = Image.fromarray(np.clip(strength(attention), 0, 1))
+    mask = np.clip(mask.resize(picture.size, Image.Resampling.LANCZOS), 0, 1)
+    mask = Image.fromarray(np.uint8(255 * mask)).filter(ImageFilter.GaussianBlur(patch))
+    share = np.asarray(mask, np.float32)
     share = (share - share.min()) / max(np.ptp(share), 1)
     return Image.fromarray(np.uint8(np.asarray(picture) * share[..., np.newaxis]))
 
