@@ -58,7 +58,7 @@ def positions(
     axis = figure.subplots()
     image = _mosaic(axis, tiles, cmap="viridis", vmin=-1, vmax=1)
     _label(axis, tiles, [places[0] + 1, places[1] + 1], ("patch row", "patch column"))
-    bar = figure.colorbar(image, ax=axis, fraction=0.04, aspect=30)
+    bar = figure.colorbar(image, cax=axis.inset_axes([1.04, 0, 0.03, 1]))
     bar.set_label("cosine similarity", fontsize=CAPTION)
     bar.set_ticks([-1, 0, 1], labels=["-1", "0", "1"], fontsize=TICK)
     bar.outline.set_visible(False)
