@@ -66,6 +66,18 @@ class ImageSize(click.ParamType):
         return int(match[1]), int(match[2] or match[1])
 
 
+class ImageSizes(ImageSize):
+    """One or more of N or HEIGHTxWIDTH, separated by commas."""
+
+    name = "pixels,..."
+
+    def convert(self, value, param, ctx) -> tuple[tuple[int, int], ...]:
+        if isinstance(value, tuple):
+            return value
+        parts = [super(ImageSizes, self).convert(part, param, ctx) for part in value.split(",")]
+        return tuple(dict.fromkeys(parts))
+
+
 class Place(click.ParamType):
     """ROW,COLUMN, counted from 0."""
 

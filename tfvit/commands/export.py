@@ -13,25 +13,13 @@ from edge_demo.tables import percent, table
 from tfvit import figures
 from tfvit.options import (
     PATH,
-    ImageSize,
+    ImageSizes,
     data_options,
     name_unreadable,
     need,
     seed_option,
     strategy_option,
 )
-
-
-class ImageSizes(ImageSize):
-    """One or more of N or HEIGHTxWIDTH, separated by commas."""
-
-    name = "pixels,..."
-
-    def convert(self, value, param, ctx) -> tuple[tuple[int, int], ...]:
-        if isinstance(value, tuple):
-            return value
-        parts = [super(ImageSizes, self).convert(part, param, ctx) for part in value.split(",")]
-        return tuple(dict.fromkeys(parts))
 
 
 @click.command()
