@@ -50,10 +50,14 @@ def read(path: Path) -> schema.ModelT:
     """A .tflite's flatbuffer; UserError if it is none or damaged."""
     if not metadata.is_foreign(path):
         metadata.read(path)  # which checks the whole file
+    content = path.read_bytes()
     try:
-        return schema.ModelT.InitFromObj(schema.Model.GetRootAs(path.read_bytes()))
+        model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content))
+        if any(buffer.offset + buffer.size > len(content) for buffer in model.buffers):
+            raise ValueError("a constant beyond its end")
     except (struct.error, IndexError, ValueError, TypeError, AttributeError):
         raise UserError(f"{path}: damaged model; copy it again") from None
+    return model
 
 
 def kind(model: schema.ModelT, op: schema.OperatorT) -> str:

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
-import pytest
+import dataclasses
+import json
+import math
 
-from tfvit import architecture, cost
+import pytest
+import tensorflow as tf
+import tf_keras as keras
+from ai_edge_litert.interpreter import Interpreter
+from small_models import SMALL, small
+
+import tfvit
+from tfvit import architecture, cost, dry_run, liveness, tflite_graph
+from tfvit.model import build
 
 # torchvision's documentation of its weights: parameters, GFLOPS (multiply-adds; matrix products and
 # convolutions, torch.utils.flop_counter). docs.pytorch.org/vision/stable/models.html
