@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import click
-import numpy as np
 
-from edge_demo import files, images
+from edge_demo import files
 from edge_demo.tables import table
 from tfvit.options import PATH, ImageSize, Place, need
 
@@ -47,6 +46,8 @@ def inspect(model, sources, out, image_size, tflites, query, json_file):
       tfvit inspect dinov2 --image photos/test --image-size 224x336 --query 4,11 --out inside
       tfvit inspect runs/photos --image photo.jpg --tflite exported/int8.tflite --out inside
     """
+    from edge_demo import images
+
     paths = [path for source in sources for path in images.find(source)]
     need("train")
     from tfvit import checkpoint
@@ -65,17 +66,17 @@ def inspect(model, sources, out, image_size, tflites, query, json_file):
     for line in found["lacks"]:
         click.echo(line)
     if "distance" in found:
-        click.echo(_distances(np.array(found["distance"]), len(paths)))
+        click.echo(_distances(found["distance"], len(paths)))
     for entry in found["images"]:
         for name, one in entry["files"].items():
             click.echo(f"{entry['path']}: rollout of {name}, correlation {one['correlation']:.4f}")
     click.echo(f"{out / report.PAGE}, {', '.join(f'{name}.png' for name in drawn)}")
 
 
-def _distances(far: np.ndarray, pictures: int) -> str:
-    """A table of mean attention distances, [depth, heads] in pixels."""
+def _distances(far: list[list[float]], pictures: int) -> str:
+    """A table of mean attention distances, [depth][heads] in pixels."""
     rows = [
-        [str(i), *(f"{value:.1f}" for value in (row.min(), row.mean(), row.max()))]
+        [str(i), *(f"{value:.1f}" for value in (min(row), sum(row) / len(row), max(row)))]
         for i, row in enumerate(far, 1)
     ]
     of = f"{pictures} pictures" if pictures > 1 else "1 picture"

@@ -143,12 +143,9 @@ def heads(
     beside.axis("off")
     beside.set_anchor("N")
     if query is not None:
-        corner = (query[1] * arch.stride - 0.5, query[0] * arch.stride - 0.5)
-        for colour, line in (("white", 3.0), ("#e0202f", 1.5)):
-            square = matplotlib.patches.Rectangle(
-                corner, arch.stride, arch.stride, fill=False, ec=colour, lw=line
-            )
-            beside.add_patch(square)
+        row, column = ((n + 0.5) * arch.stride - 0.5 for n in query)
+        for colour, width in (("white", 3.5), ("#e0202f", 1.8)):
+            beside.plot(column, row, "o", ms=10, mfc="none", mec=colour, mew=width)
     _mosaic(axis, tiles, cmap=HEAT, vmin=0, vmax=1)
     depth = np.arange(1, tiles.shape[1] + 1)
     _label(axis, tiles, [np.arange(1, len(tiles) + 1), depth], ("head", "block"))
