@@ -144,8 +144,8 @@ def heads(
     beside.set_anchor("N")
     if query is not None:
         row, column = ((n + 0.5) * arch.stride - 0.5 for n in query)
-        for colour, width in (("white", 3.5), ("#e0202f", 1.8)):
-            beside.plot(column, row, "o", ms=10, mfc="none", mec=colour, mew=width)
+        for colour, line in (("#101010", 4.0), ("white", 2.0)):
+            beside.plot(column, row, "o", ms=10, mfc="none", mec=colour, mew=line)
     _mosaic(axis, tiles, cmap=HEAT, vmin=0, vmax=1)
     depth = np.arange(1, tiles.shape[1] + 1)
     _label(axis, tiles, [np.arange(1, len(tiles) + 1), depth], ("head", "block"))
