@@ -300,6 +300,11 @@ BAD = {
 }
 
 
+def test_a_query_needs_a_picture(tmp_path, tfvit_cli):
+    done = tfvit_cli("inspect", tmp_path, "--query", "0,0", "--out", tmp_path / "out")
+    assert (done.code, done.err) == (2, "error: --tflite and --query need a picture: --image\n")
+
+
 @pytest.mark.parametrize("options, message", BAD.values(), ids=BAD)
 def test_bad_input_is_one_line(options, message, pictures, exported, telling, tmp_path, tfvit_cli):
     model = tmp_path / "model"

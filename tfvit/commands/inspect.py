@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from edge_demo import files
+from edge_demo.errors import UserError
 from edge_demo.tables import table
 from tfvit.options import PATH, ImageSize, Place, need
 
@@ -46,6 +47,8 @@ def inspect(model, sources, out, image_size, tflites, query, json_file):
       tfvit inspect dinov2 --image photos/test --image-size 224x336 --query 4,11 --out inside
       tfvit inspect runs/photos --image photo.jpg --tflite exported/int8.tflite --out inside
     """
+    if (tflites or query) and not sources:
+        raise UserError("--tflite and --query need a picture: --image")
     from edge_demo import images
 
     paths = [path for source in sources for path in images.find(source)]

@@ -89,27 +89,27 @@ def gather(
     if isinstance(arch, ResNetArchitecture) or not pictures:
         return found, drawn
     tellers = dict(zip(_names(files), (_teller(path, arch) for path in files)))
-    looks, shown = [], []
+    shown = []
     for path, pixels, *others in [_pixels(p, model, tellers.values()) for p in pictures]:
         seen = look(model, normalise(tf.constant(pixels[np.newaxis]), model.preprocess), query)
         maps = {"rollout": seen.rollout[0]}
         for (name, teller), theirs in zip(tellers.items(), others):
             teller.logits(theirs)
             maps[name] = teller.extras[ATTENTION]
-        looks.append(seen)
-        shown.append((pixels, maps))
+        if len(shown) < DRAWN:
+            shown.append((pixels, maps, seen.heads[0]))
         found["images"].append(_numbers(path, seen, maps))
         step()
-    far = np.concatenate([one.distance for one in looks]).mean(axis=0)
+    far = np.mean([entry["distance"] for entry in found["images"]], axis=0)
     found |= {"distance": far.tolist(), "asked": asked(arch, query)}
     drawn["distance"] = figures.distance(far, arch)
     captions = [
         ["", *(f"r = {one['correlation']:.3f}" for one in entry["files"].values())]
         for entry in found["images"]
     ]
-    drawn["rollout"] = figures.rollouts(shown[:DRAWN], captions)
-    for i, (one, (pixels, _)) in enumerate(zip(looks[:DRAWN], shown)):
-        drawn[f"heads-{i + 1}"] = figures.heads(pixels, one.heads[0], query, arch)
+    drawn["rollout"] = figures.rollouts([(pixels, maps) for pixels, maps, _ in shown], captions)
+    for i, (pixels, _, heads) in enumerate(shown):
+        drawn[f"heads-{i + 1}"] = figures.heads(pixels, heads, query, arch)
     return found, drawn
 
 
