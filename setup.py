@@ -44,7 +44,7 @@ setup(
     ],
     package_data={
         "convert": ["report.html.jinja"],
-        "edge_demo": ["page.html"],
+        "edge_demo": ["page.html", "web/dist/**"],
         "tfvit": ["page.css"],
         "tfvit.inspect": ["report.html.jinja"],
     },
@@ -61,6 +61,7 @@ setup(
         "gpu": ["tensorflow[and-cuda]>=2.20,<2.22"],
         "tpu": ["tensorflow-tpu>=2.20,<2.22"],
         "camera": ["av>=14"],
+        "web": ["cryptography>=43", "segno>=1.6"],
         "test": [
             "pytest>=8",
             "pytest-timeout>=2.3",
@@ -68,6 +69,7 @@ setup(
             "ruff>=0.12",
             "scipy>=1.13",
             "scikit-learn>=1.5",
+            "playwright>=1.50",  # drives the Chromium of the system
         ],
     },
     entry_points={

@@ -9,8 +9,8 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
+from convert import written
 from convert.fold import HEADS
-from edge_demo import runner
 from edge_demo.metadata import ATTENTION, FEATURES
 from tfvit.inspect.attention import heat_maps
 from tfvit.preprocess import normalise
@@ -46,7 +46,7 @@ def compare(path: Path, expected: dict[str, np.ndarray], pixels: np.ndarray) -> 
     """
     entries = {}
     for name, theirs in expected.items():
-        with runner.runner(path, output=name) as run:
+        with written.running(path, output=name) as run:
             found = run(pixels[: len(theirs)])
         mine, others = (x.reshape(len(x), -1).astype(np.float64) for x in (found, theirs))
         lengths = np.linalg.norm(mine, axis=1) * np.linalg.norm(others, axis=1)

@@ -31,9 +31,10 @@ def page(report: dict, examples: Examples) -> str:
         figure=_figure(next(iter(files.values()))) if report["data"] else None,
         several=report["scores"] == SIGMOID,
         rows=[_row(entry, files) for entry in files.values()],
+        tfjs=[_row(entry, files) for entry in report["tfjs"].values()],
         threads=sorted({t for e in files.values() for t in e["latency_ms"]}, key=int),
         picture=pictures.accuracy_against_latency(files),
-        photos=_photos(files, examples),
+        photos=_photos(files | report["tfjs"], examples),
         sensitivity={
             stem: pictures.sensitivity(costs)
             for stem, costs in report.get("sensitivity", {}).items()

@@ -9,7 +9,7 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import click
@@ -90,6 +90,24 @@ class Place(click.ParamType):
         if not match:
             self.fail(f"{value!r} is not ROW,COLUMN")
         return int(match[1]), int(match[2])
+
+
+class Names(click.ParamType):
+    """One or more of some names, separated by commas."""
+
+    name = "name,..."
+
+    def __init__(self, known: Collection[str]) -> None:
+        self._known = known
+
+    def convert(self, value, param, ctx) -> tuple[str, ...]:
+        if isinstance(value, tuple):
+            return value
+        parts = [part.strip() for part in value.split(",")]
+        for part in parts:
+            if part not in self._known:
+                self.fail(f"{part!r} is not one of {', '.join(self._known)}")
+        return tuple(dict.fromkeys(parts))
 
 
 WORDS = {"true": True, "false": False}
