@@ -11,6 +11,7 @@ from tfvit.commands import (
     data_service,
     evaluate,
     export,
+    fewshot,
     info,
     inspect,
     launch,
@@ -47,6 +48,7 @@ main.add_command(launch.launch)
 main.add_command(export.convert)
 main.add_command(evaluate.evaluate)
 main.add_command(probe.probe)
+main.add_command(fewshot.fewshot)
 main.add_command(inspect.inspect)
 main.add_command(compare.compare)
 main.add_command(data_service.data_service)
