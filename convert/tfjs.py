@@ -17,7 +17,7 @@ from google.protobuf import json_format
 
 from convert.tfjs_graph import INPUT
 from convert.tfjs_weights import WEIGHTS, decode
-from edge_demo.errors import GateError, UserError
+from edge_demo.errors import GateError
 from edge_demo.files import decoding, read_json
 from edge_demo.metadata import LOGITS
 
@@ -69,7 +69,7 @@ def write(
         "convertedBy": "tfvit",
         "signature": _signature(graph, outputs),
         "userDefinedMetadata": description,
-        "modelTopology": json_format.MessageToDict(topology),
+        "modelTopology": _in_order(json_format.MessageToDict(topology)),
         "weightsManifest": [{"paths": names, "weights": entries}],
     }
     folder.mkdir(parents=True)
@@ -77,6 +77,13 @@ def write(
         (folder / name).write_bytes(shard)
     text = json.dumps(model, ensure_ascii=False, separators=(",", ":"))
     (folder / MODEL).write_text(text, "utf-8")
+
+
+def _in_order(topology: dict) -> dict:
+    """The same with the attributes of each node in the order of their names; protobuf has none."""
+    for node in topology["node"]:
+        node["attr"] = dict(sorted(node.get("attr", {}).items()))
+    return topology
 
 
 def _signature(graph: tf.compat.v1.GraphDef, outputs: Sequence[str]) -> dict:
@@ -114,12 +121,7 @@ def runner(folder: Path, output: str = LOGITS) -> Iterator[Callable[[np.ndarray]
         with imported.as_default():
             tf.import_graph_def(_read(folder), name="")
         start, end = (imported.get_tensor_by_name(f"{n}:0") for n in (INPUT, output))
-    except (
-        UserError,
-        KeyError,
-        ValueError,
-        tf.errors.OpError,
-    ) as error:  # the last three: TensorFlow's
+    except (KeyError, ValueError, tf.errors.OpError) as error:  # UserError is a ValueError, too
         text = str(error).removeprefix(f"{folder / MODEL}: ").removeprefix(f"{folder}: ")
         raise GateError(f"{name(folder)}: {text.splitlines()[0]}") from None
 
@@ -145,7 +147,8 @@ def _read(folder: Path) -> tf.compat.v1.GraphDef:
         if model["format"] != FORMAT:
             raise ValueError("not a graph model")
         (group,) = model["weightsManifest"]
-        data, values, at = b"".join((folder / n).read_bytes() for n in group["paths"]), {}, 0
+        data = memoryview(b"".join((folder / n).read_bytes() for n in group["paths"]))
+        values, at = {}, 0
         for entry in group["weights"]:
             values[entry["name"]], size = decode(entry, data[at:])
             at += size

@@ -29,9 +29,9 @@ from tfvit.architecture import Architecture, ResNetArchitecture
 INPUT = "pixels"
 ROOT = Path(__file__).resolve().parents[1]
 WEIGHTS, REQUEST, GRAPH = "weights.safetensors", "request.json", "graph.pb"
-# Rounds of grappler. Not "arithmetic": it moves transposes into products, which TF.js then multiplies
-# without XNNPACK, and x * x + x * x into ops that are slower there.
-ROUNDS = (("pruning", "constfold", "dependency"), ("remap",), ("constfold", "dependency"))
+# Of grappler. "remap" fuses biases into products. Not "arithmetic": it moves transposes into them, which
+# TF.js then multiplies without XNNPACK.
+PASSES = ("pruning", "constfold", "remap", "dependency", "common_subgraph_elimination")
 
 
 # Folded weights, what they are of, and what is told beside the logits.
@@ -75,39 +75,30 @@ def _make(folder: Path) -> None:
     request = json.loads((folder / REQUEST).read_text())
     arch = architecture.from_json(request["architecture"])
     weights, extras = load_file(folder / WEIGHTS), tuple(request["extras"])
-    found = tf.Graph()
-    with found.as_default(), tf.device("/device:CPU:0"):  # elsewhere nothing is fused
+    graph = tf.Graph()
+    with graph.as_default(), tf.device("/device:CPU:0"):  # elsewhere nothing is fused
         shape = [1, *arch.image_size, 3]
         pixels = tf.compat.v1.placeholder(tf.float32, shape, INPUT)
         told = outputs(weights, pixels, arch, extras=extras, ops=tfjs_ops.FASTEST)
         for name in (LOGITS, *extras):
             tf.identity(told[name], f"{name}/")  # the name as it is, whatever scopes there are
-    names = [INPUT, LOGITS, *extras]
-    optimised = _optimised(found.as_graph_def(), names)
+    optimised = _optimised(graph, [INPUT, LOGITS, *extras])
     for node in optimised.node:
         node.ClearField("device")
     (folder / GRAPH).write_bytes(optimised.SerializeToString(deterministic=True))
 
 
-def _optimised(found: tf.compat.v1.GraphDef, kept: list[str]) -> tf.compat.v1.GraphDef:
-    """The graph after grappler, which TensorFlow offers under a private name only; `kept`: nodes."""
+def _optimised(graph: tf.Graph, kept: list[str]) -> tf.compat.v1.GraphDef:
+    """A graph after grappler, which TensorFlow offers under a private name only; `kept`: nodes."""
     from tensorflow.python.grappler import tf_optimizer
 
-    for names in ROUNDS:
-        config = tf.compat.v1.ConfigProto()
-        config.graph_options.rewrite_options.optimizers[:] = names
-        config.graph_options.rewrite_options.min_graph_nodes = -1
-        meta = tf.compat.v1.train.export_meta_graph(graph_def=found, graph=_imported(found))
-        meta.collection_def["train_op"].node_list.value[:] = kept
-        found = tf_optimizer.OptimizeGraph(config, meta)
-    return found
-
-
-def _imported(found: tf.compat.v1.GraphDef) -> tf.Graph:
-    graph = tf.Graph()
+    config = tf.compat.v1.ConfigProto()
+    config.graph_options.rewrite_options.optimizers[:] = PASSES
+    config.graph_options.rewrite_options.min_graph_nodes = -1  # small graphs, too
     with graph.as_default():
-        tf.import_graph_def(found, name="")
-    return graph
+        meta = tf.compat.v1.train.export_meta_graph(graph=graph)
+    meta.collection_def["train_op"].node_list.value[:] = kept
+    return tf_optimizer.OptimizeGraph(config, meta)
 
 
 if __name__ == "__main__":

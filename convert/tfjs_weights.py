@@ -34,7 +34,7 @@ WEIGHTS: dict[str, Callable[[np.ndarray], Stored]] = {
 }
 
 
-def decode(entry: dict, data: bytes) -> tuple[np.ndarray, int]:
+def decode(entry: dict, data: bytes | memoryview) -> tuple[np.ndarray, int]:
     """A weight of a manifest as TF.js decodes it, and how many of the bytes are its own, the first ones."""
     how = entry.get("quantization", {})
     stored = np.dtype(how.get("dtype", entry["dtype"]))

@@ -190,7 +190,7 @@ def convert(
     for stem, costs in report.get("sensitivity", {}).items():
         worst = [[n, f"{c['kl']:.1e}", percent(c["changed"])] for n, c in list(costs.items())[:10]]
         click.echo("\n" + table(worst, [f"{stem}: rounded alone", "nats", "changed"]))
-    click.echo(
-        f"\n{out}: files, labels.txt, report.json, report.html, reference ({report['seconds']:.0f} s)"
-    )
+    names = ["files", "labels.txt", "report.json", "report.html", "reference"]
+    names += [name for name in FORMATS if name in formats and name != "tflite"]
+    click.echo(f"\n{out}: {', '.join(names)} ({report['seconds']:.0f} s)")
     name_unreadable({n: n for e in report["files"].values() for n in e.get("unreadable", [])})
