@@ -20,6 +20,7 @@ web: $(WEB)/dist/classifier.d.ts
 
 # Which is written last.
 $(WEB)/dist/classifier.d.ts: $(WEB)/package-lock.json $(wildcard $(WEB)/*.mjs $(WEB)/src/* $(WEB)/page/* $(WEB)/page/*/*)
+	@command -v npm >/dev/null || { echo 'needs Node 20 or later (apt-get install nodejs npm)'; exit 1; }
 	npm --prefix $(WEB) ci --no-audit --no-fund
 	npm --prefix $(WEB) run build
 

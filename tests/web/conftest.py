@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import json
 
 import pytest
+from module_page import ICON
 from served import running
 
 
@@ -21,3 +23,20 @@ def site():
             return known[key]
 
         yield serve
+
+
+@pytest.fixture
+def bare(site, web_export, browse):
+    """bare(*options, may_say=None) -> a page of an exported folder that does nothing by itself."""
+    (web_export / "web" / "bare.html").write_text(f"<!doctype html>{ICON}")
+
+    def visit(*options, **kwargs):
+        return browse(f"{site(web_export).url}/bare.html", *options, **kwargs)
+
+    return visit
+
+
+@pytest.fixture(scope="session")
+def manifest(web_export):
+    """The `classifier.json` of `web_export`."""
+    return json.loads((web_export / "web" / "classifier.json").read_text())

@@ -129,6 +129,13 @@ def clip(path, picture):
     return f"--use-file-for-fake-video-capture={path}"
 
 
+HIDDEN = """hidden => {
+  Object.defineProperty(document, "hidden", {value: hidden, configurable: true});
+  document.dispatchEvent(new Event("visibilitychange"));
+}"""
+DEVICE = "video => video.srcObject?.getVideoTracks()[0].getSettings().deviceId"
+
+
 def test_camera_sees_what_python_sees(url, browse, answers, folder, tmp_path):
     other = one_with(answers, answers[0][0][0])
     film = clip(tmp_path / "clip.mjpeg", folder / f"reference/{other:02d}.jpg")
@@ -139,6 +146,14 @@ def test_camera_sees_what_python_sees(url, browse, answers, folder, tmp_path):
     expect(page.locator("#rate")).to_have_text(re.compile(r"\d"), timeout=SOON)
     expect(page.locator("#spoken")).to_have_text(answers[other][0][0], timeout=SOON)
     assert "matrix(-1" in page.locator("#frame").evaluate("f => getComputedStyle(f).transform")
+
+    video, still = page.locator("#video"), page.locator("#picture")
+    page.evaluate(HIDDEN, True)
+    expect(still).to_be_visible()
+    assert video.evaluate(DEVICE) is None
+    page.evaluate(HIDDEN, False)
+    expect(video).to_be_visible(timeout=SOON)
+    expect(first).to_contain_text(answers[other][0][0], timeout=SOON)
 
     page.keyboard.press("Escape")  # what it saw last stays
     expect(page.locator("#picture")).to_be_visible()
@@ -151,6 +166,17 @@ def test_camera_sees_what_python_sees(url, browse, answers, folder, tmp_path):
     page.locator("#examples button").nth(0).click()  # instead of the camera
     see(page, answers[0])
     expect(page.get_by_role("button", name="Camera")).to_be_visible()
+
+
+def test_flip(url, browse):
+    page = browse(url, f"{CAMERA[0]}=device-count=2", CAMERA[1])
+    video = page.locator("#video")
+    expect(video).to_be_visible(timeout=LOADED)
+    device = video.evaluate(DEVICE)
+    page.get_by_role("button", name="Flip").click()
+    expect(page.locator("#picture")).to_be_visible(timeout=SOON)  # what the first one saw last
+    expect(video).to_be_visible(timeout=SOON)
+    assert device and video.evaluate(DEVICE) not in (device, None)
 
 
 def png(width, height):
