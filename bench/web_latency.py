@@ -42,8 +42,8 @@ AWAITED = """async (name) => {
 }"""
 TFLITE = ("float32", "dynamic", "int8")
 ONNX = {"float32": "float32", "dynamic int8": "q8"}  # of peers.py -> as its users call it
-TFJS, Q8 = "TF.js wasm float32", "onnxruntime-web q8"
-BASELINES = (Q8, TFJS)
+TFJS, STOCK, Q8 = "TF.js float32", "TF.js stock float32", "onnxruntime-web q8"
+BASELINES = (Q8, STOCK, TFJS)
 REFERENCE = "reference/00.png"
 MODELS = ("models/", "reference/")  # what of a web folder is the model's
 
@@ -137,6 +137,7 @@ def _browser() -> Iterator:
 def _make(folder: Path, dist: Path) -> tuple[Path, list[Contender], np.ndarray]:
     """A web folder with everybody's files in it, the contenders, and the float model's logits."""
     import random_vit
+    import stock_tfjs
     from ours import ours
     from peers import LAYOUTS, onnxruntime_files
 
@@ -149,10 +150,14 @@ def _make(folder: Path, dist: Path) -> tuple[Path, list[Contender], np.ndarray]:
     files = {f"LiteRT.js {scheme}": folder / f"{scheme}.tflite" for scheme in TFLITE}
     for path, content in zip(files.values(), ours(model, pixels, TFLITE).values()):
         path.write_bytes(content)
-    files[TFJS] = folder / tfjs.FOLDER / "float32"
     folded = fold.fold(model.weights, model.architecture, model.preprocess)
     (graph,) = tfjs_graph.graphs([(folded, model.architecture, ())])
-    tfjs.write(files[TFJS], graph, "float32", (LOGITS,), {})
+    for name, kind, made in (
+        (TFJS, "float32", graph),
+        (STOCK, "stock", stock_tfjs.graph(MODEL)),
+    ):
+        files[name] = folder / tfjs.FOLDER / kind
+        tfjs.write(files[name], made, "float32", (LOGITS,), {})
 
     root = _web_folder(folder, dist, model, files, check[0])
     for path in (*HERE.glob("*.html"), *HERE.glob("*.js")):
@@ -258,16 +263,8 @@ def _table(rows: list[dict]) -> str:
             else:
                 line += ["-", "-"]
         cells.append([*line, f"{row['cosine']:.4f}", f"{100 * row['agreement']:.0f} %"])
-    header = [
-        "engine",
-        "threads",
-        "size",
-        "latency",
-        f"to {Q8}",
-        "quartiles",
-        "to TF.js",
-        "quartiles",
-    ]
+    speeds = [cell for name in BASELINES for cell in (f"to {name}", "quartiles")]
+    header = ["engine", "threads", "size", "latency", *speeds]
     return table(cells, [*header, "cosine", "same top-1"])
 
 
