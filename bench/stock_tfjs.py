@@ -1,6 +1,6 @@
 """The Keras model in TF.js, frozen and optimised as tensorflowjs_converter 4.22 does it.
 
-That package cannot be installed beside this TensorFlow; the passes are of its `tf_saved_model_conversion_v2.py`.
+That package cannot be installed beside this TensorFlow; the passes are of `tf_saved_model_conversion_v2.py`.
 `python stock_tfjs.py MODEL GRAPH` is a process of its own: oneDNN, whose ops no browser has, can only be
 left out before TensorFlow is imported.
 """
