@@ -7,31 +7,30 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
-import tf_keras as keras
 
 from convert import written
-from convert.fold import HEADS
 from edge_demo.metadata import ATTENTION, FEATURES
+from tfvit.evaluate import features
 from tfvit.inspect.attention import heat_maps
+from tfvit.model import Model
 from tfvit.preprocess import normalise
 from tfvit.progress import progress
 
 IMAGES = 8  # all heads of all blocks are kept of each
 
 
-def of_keras(model: keras.Model, extras: Sequence[str], pixels: np.ndarray) -> dict:
+def of_keras(model: Model, extras: Sequence[str], pixels: np.ndarray) -> dict:
     """The extras by name, of the first IMAGES of uint8 [n, height, width, 3]: float32 [n, ...] each.
 
     features: the input of the head; of both heads, one behind the other. attention: rollout, its sum 1.
     """
-    heads = [layer.input for layer in model.layers if layer.name in HEADS]
-    body = keras.Model(model.input, heads)
+    body = features.body(model)
     found: dict[str, list] = {name: [] for name in extras}
     with progress(IMAGES, "asking Keras for extras", "img") as bar:
         for image in pixels[:IMAGES] if extras else ():
             x = normalise(tf.constant(image[np.newaxis]), model.preprocess)
             if FEATURES in extras:
-                found[FEATURES].append(np.concatenate(tf.nest.flatten(body(x)), axis=1)[0])
+                found[FEATURES].append(body(x).numpy()[0])
             if ATTENTION in extras:
                 heat = heat_maps(model, x)["rollout"][0]
                 found[ATTENTION].append(heat / heat.sum())

@@ -13,11 +13,11 @@ import tensorflow as tf
 from edge_demo.preprocess import PreprocessSpec
 from tfvit import posemb, resnet
 from tfvit.architecture import Architecture, ResNetArchitecture
+from tfvit.layers import HEADS
 
 Weights = dict[str, np.ndarray]
 
 UNIT_SCALE = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}  # grey levels as they are
-HEADS = ("head", "head_distillation")
 MAP = "map/attention"
 
 

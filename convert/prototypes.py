@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import tensorflow as tf
 
 from edge_demo import images, runner
 from edge_demo.errors import UserError
@@ -17,6 +16,7 @@ from edge_demo.preprocess import to_pixels
 from edge_demo.prototypes import Prototypes, fitted_scale, left_out, none
 from edge_demo.scores import SOFTMAX
 from tfvit.data import Source, Split
+from tfvit.data.source import part
 from tfvit.evaluate import classification
 from tfvit.progress import progress
 
@@ -81,8 +81,7 @@ def _some_of_each(split: Split, classes: int, each: int) -> Iterator[dict]:
     if split.at is not None and split.labels is not None:
         labels = np.asarray(split.labels)
         places = [_spread(np.flatnonzero(labels == number), each) for number in range(classes)]
-        dataset = tf.data.Dataset.from_tensor_slices(np.concatenate(places).astype(np.int64))
-        yield from dataset.map(lambda place: split.at(place, place)).as_numpy_iterator()
+        yield from part(split, np.concatenate(places)).in_order().as_numpy_iterator()
         return
     wanted = np.full(classes, each)
     for example in split.in_order().take(PATIENCE * each * classes).as_numpy_iterator():

@@ -110,6 +110,16 @@ def read(path: str | Path) -> Metadata:
     return Metadata(tuple(labels), spec, scores, outputs, prototypes, description)
 
 
+def read_with_features(path: str | Path) -> Metadata:
+    """As `read`; UserError if the file does not tell its features."""
+    found = read(path)
+    if FEATURES not in found.outputs:
+        raise UserError(
+            f"{path}: tells no features; export it with `tfvit convert --with-features`"
+        )
+    return found
+
+
 def identity(path: str | Path) -> str:
     """Checksum and size of a .tflite's graph, which tell it from others: "0a1b2c3d-6980080".
 

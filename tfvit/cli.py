@@ -13,6 +13,7 @@ from tfvit.commands import (
     data_service,
     evaluate,
     export,
+    fewshot,
     launch,
     probe,
     train,
@@ -49,6 +50,7 @@ main.add_command(launch.launch)
 main.add_command(export.convert)
 main.add_command(evaluate.evaluate)
 main.add_command(probe.probe)
+main.add_command(fewshot.fewshot)
 main.add_command(compare.compare)
 main.add_command(data_service.data_service)
 

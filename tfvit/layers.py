@@ -306,6 +306,9 @@ class Block(keras.layers.Layer):
         return x + y
 
 
+HEADS = ("head", "head_distillation")  # names of them; the second reads the distillation token
+
+
 def head(x: tf.Tensor, classes: int, name: str) -> tf.Tensor:
     """float32 logits of features [b, d]: zero at the start, as the reference codes have it."""
     return keras.layers.Dense(classes, kernel_initializer="zeros", name=name, dtype="float32")(x)

@@ -9,11 +9,14 @@ import math
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
 from edge_demo.files import atomic_file
+
+if TYPE_CHECKING:
+    from tfvit.evaluate.fewshot import Found
 
 MAX_NAMED_CLASSES = 40  # beyond it labels and counts do not fit a page
 # (phase, key, factor, name): what is compared of several runs
@@ -117,6 +120,27 @@ def comparison(
         legend.get_texts(), names
     ):  # afterwards: "_" and "$" mean something there
         text.set(text=name, parse_math=False)
+    _save(figure, path)
+
+
+def few_shot(found: dict[str, Found], path: Path | BinaryIO, title: str) -> None:
+    """Accuracy of models over shots, mean and standard deviation: with a fixed l2, and dashed the chosen."""
+    figure, (axis,) = _figure(1, (7, 4.5))
+    for i, (model, result) in enumerate(found.items()):
+        for rows, style, name in ((result.fixed, "o-", model), (result.chosen, "o--", None)):
+            axis.errorbar(
+                [row.shots for row in rows],
+                [100 * row.mean for row in rows],
+                [100 * (row.std or 0) for row in rows],
+                **{"fmt": style, "color": f"C{i % MOST_LINES}", "label": name, "capsize": 3},
+            )
+    shots = [row.shots for row in next(iter(found.values())).fixed]
+    axis.set_xscale("log")
+    axis.set_xticks(shots, list(map(str, shots)), minor=False)
+    axis.minorticks_off()
+    axis.set(xlabel="training images of each class", ylabel="top-1 accuracy, %", title=title)
+    axis.grid(alpha=0.3)
+    axis.legend(title="dashed: l2 chosen for each draw")
     _save(figure, path)
 
 

@@ -9,7 +9,7 @@ import tf_keras as keras
 
 from tfvit import fused
 from tfvit.data.mix import mix
-from tfvit.layers import dropout_seed
+from tfvit.layers import HEADS, dropout_seed
 from tfvit.model import Model
 from tfvit.optimizer import Optimizer
 from tfvit.preprocess import normalise
@@ -194,7 +194,7 @@ def _outputs(model: Model) -> keras.Model:
     """The model with a list of logits: of its heads where it has two (DeiT), else of its one."""
     heads = [model.output]
     if getattr(model.architecture, "distillation_token", False):
-        heads = [model.get_layer(name).output for name in ("head", "head_distillation")]
+        heads = [model.get_layer(name).output for name in HEADS]
     return keras.Model(model.input, heads) if len(heads) > 1 else _listed(model)
 
 

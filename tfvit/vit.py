@@ -8,6 +8,7 @@ import tf_keras as keras
 from tfvit import resnet
 from tfvit.architecture import Architecture
 from tfvit.layers import (
+    HEADS,
     Attention,
     Block,
     Dropout,
@@ -68,10 +69,10 @@ def graph(arch: Architecture, images: tf.Tensor, policy, remat: bool = False) ->
             name="pre_logits",
             dtype=policy,
         )(x)
-    logits = head(x, arch.num_classes, "head")
+    logits = head(x, arch.num_classes, HEADS[0])
     if arch.distillation_token:
         y = _token(tokens, 1, "pool_distillation", policy)
-        y = head(y, arch.num_classes, "head_distillation")
+        y = head(y, arch.num_classes, HEADS[1])
         logits = keras.layers.Average(name="mean", dtype="float32")([logits, y])
     return logits
 

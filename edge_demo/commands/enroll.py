@@ -45,11 +45,7 @@ def enroll(model, label, source, size, rate, pixel_format, region, every, limit,
     if (forget is None) == (label is None) or (label is None) != (source is None):
         raise UserError("needs --label and --source, or --forget alone")
     label = None if label is None else prototypes.check(label)
-    inside = metadata.read(model)
-    if metadata.FEATURES not in inside.outputs:
-        raise UserError(
-            f"{model}: tells no features; export it with `tfvit convert --with-features`"
-        )
+    inside = metadata.read_with_features(model)
     if inside.scores == SIGMOID:
         raise UserError(f"{model}: gives several labels a picture; only one each can be enrolled")
     out = out or (model if model.name.endswith(SUFFIX) else model.with_suffix(SUFFIX))

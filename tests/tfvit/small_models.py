@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import tf_keras as keras
 
 import tfvit
+from tfvit.data.pipeline import eval_batches
 from tfvit.model import build, named_weights
+from tfvit.preprocess import normalise
 
 HEIGHT, WIDTH, PATCH, HEADS = 24, 40, 8, 3
 SMALL = {"width": 48, "depth": 2, "heads": HEADS, "mlp_dim": 96}
@@ -43,3 +46,15 @@ def inputs(count, height=HEIGHT, width=WIDTH, seed=1):
     """Random normalised pictures, float32 [count, height, width, 3]."""
     rng = np.random.default_rng(seed)
     return rng.uniform(-1, 1, (count, height, width, 3)).astype(np.float32)
+
+
+def computed(model, split, layer="pool"):
+    """What a layer makes of a split's images, float64 [n, d], and their labels."""
+    part = keras.Model(model.input, model.get_layer(layer).output)
+    found, labels = [], []
+    for batch in eval_batches(split, model.preprocess, 50, unreadable={}):
+        real = batch["mask"].numpy() > 0
+        values = part(normalise(batch["pixels"], model.preprocess)).numpy()
+        found.append(values[real].astype(np.float64))
+        labels.append(batch["label"].numpy()[real])
+    return np.concatenate(found), np.concatenate(labels)

@@ -3,46 +3,31 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
-import tf_keras as keras
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from small_models import labelled
+from small_models import computed, labelled
 
 import tfvit
 from tfvit.data import DataOptions, open_source
-from tfvit.data.pipeline import eval_batches
-from tfvit.evaluate.probe import fit
+from tfvit.evaluate import features, predict
+from tfvit.evaluate.probe import fit, with_head
 from tfvit.model import named_weights
-from tfvit.preprocess import normalise
-
-
-def read(model, split):
-    """Features and labels of a split, by what stands before the head."""
-    body = keras.Model(model.input, model.get_layer("pool").output)
-    found, labels = [], []
-    for batch in eval_batches(split, model.preprocess, 50, unreadable={}):
-        real = batch["mask"].numpy() > 0
-        found.append(
-            body(normalise(batch["pixels"], model.preprocess)).numpy()[real].astype(np.float64)
-        )
-        labels.append(batch["label"].numpy()[real])
-    return np.concatenate(found), np.concatenate(labels)
 
 
 def test_it_is_scikit_learns_regression_on_the_same_features(digits_run):
     model, source = tfvit.load(digits_run / "best"), open_source(DataOptions("digits"))
-    found = fit(model, source, 100, seed=0)
-    x, y = read(model, source.train)
+    found = fit(features.of_model(model, 100)(source.train), source.labels, seed=0)
+    x, y = computed(model, source.train)
     regression = LogisticRegression(C=found.strength, max_iter=1000, tol=1e-6)
     expected = make_pipeline(StandardScaler(), regression).fit(x, y)
-    tested, _ = read(model, source.eval)
-    head = found.model.get_layer("head")
-    logits = tested @ head.kernel.numpy() + head.bias.numpy()
+    tested, _ = computed(model, source.eval)
+    logits = tested @ found.kernel + found.bias
     shares = np.exp(logits - logits.max(1, keepdims=True))
     shares /= shares.sum(1, keepdims=True)
     np.testing.assert_allclose(shares, expected.predict_proba(tested), atol=1e-3)
@@ -55,7 +40,7 @@ def test_the_command_leaves_a_checkpoint_that_scores_what_it_says(digits_run, tm
     top1 = json.loads(figures.read_text())["top1"]
     assert f"{100 * top1:.2f} %" in done.out
     model, source = tfvit.load(out), open_source(DataOptions("digits"))
-    x, y = read(model, source.eval)
+    x, y = computed(model, source.eval)
     head = model.get_layer("head")
     logits = x @ head.kernel.numpy() + head.bias.numpy()
     assert accuracy_score(y, logits.argmax(1)) == pytest.approx(top1, abs=2e-3)
@@ -63,23 +48,68 @@ def test_the_command_leaves_a_checkpoint_that_scores_what_it_says(digits_run, tm
     assert np.array_equal(named_weights(model)["block_0/mlp/dense_1/kernel"].numpy(), body)
 
 
-def test_two_classes_have_two_columns(tmp_path, photos):
+def test_two_classes_have_two_columns(photos):
     source = open_source(DataOptions(str(photos)))
-    model = labelled(source.labels, (24, 40))
-    found = fit(model, source, 8, seed=0)
-    assert found.model.labels == source.labels
-    x, y = read(found.model, source.train)
-    head = found.model.get_layer("head")
-    assert accuracy_score(y, (x @ head.kernel.numpy() + head.bias.numpy()).argmax(1)) > 0.5
+    train = features.of_model(labelled(source.labels, (24, 40)), 8)(source.train)
+    found = fit(train, source.labels, seed=0)
+    assert found.kernel.shape == (48, 2) and found.bias.shape == (2,)
+    guesses = found.predictions(train).logits.argmax(1)
+    assert accuracy_score(train.labels, guesses) > 0.5
+
+
+@pytest.mark.parametrize("changes", [{}, {"distillation_token": True}, {"pooling": "cls+gap"}])
+def test_a_model_with_the_head_answers_as_the_probe(changes, photos):
+    source = open_source(DataOptions(str(photos)))
+    model = labelled(("a", "b", "c"), **changes)
+    read = features.of_model(model)
+    found = fit(read(source.train), source.labels, seed=0)
+    new = with_head(model, found, source.labels)
+    expected = found.predictions(read(source.eval)).logits
+    assert np.ptp(expected, axis=0).min() > 0.01
+    np.testing.assert_allclose(predict(new, source).logits, expected, atol=1e-4)
+
+
+def test_an_exported_file_scores_what_its_checkpoint_does(digits_run, telling, tmp_path, tfvit_cli):
+    top1 = []
+    for model in (digits_run, telling / "float32.tflite", telling / "int8.tflite"):
+        figures = tmp_path / "probe.json"
+        done = tfvit_cli("probe", model, "--data", "digits", "--json", figures)
+        assert done.code == 0, done.err
+        assert f"{model} on digits: linear probe on 1449 images" in done.out
+        top1.append(json.loads(figures.read_text())["top1"])
+    assert top1[0] > 0.9
+    assert top1[1] == pytest.approx(top1[0], abs=0.004)
+    assert top1[2] == pytest.approx(top1[0], abs=0.03)
 
 
 @pytest.mark.parametrize(
-    "changes, message", [({"distillation_token": True}, "two heads; a probe has one")]
+    "name, options, message",
+    [
+        ("telling/int8.tflite", ("--out", "{tmp}/new"), "--out is for a checkpoint folder"),
+        ("exported/int8.tflite", (), "tells no features; export it with"),
+        ("nothing.tflite", (), "no such checkpoint folder"),
+    ],
 )
-def test_what_has_no_single_head_is_one_line(tmp_path, tfvit_cli, changes, message):
-    tfvit.save(labelled(tuple("0123456789"), (16, 16), **changes), tmp_path / "model")
-    done = tfvit_cli("probe", tmp_path / "model", "--data", "digits")
+def test_a_file_that_cannot_be_probed_is_one_line(
+    name, options, message, telling, exported, tmp_path, tfvit_cli
+):
+    folder, _, file = name.rpartition("/")
+    path = {"telling": telling, "exported": exported, "": tmp_path}[folder] / file
+    options = [option.format(tmp=tmp_path) for option in options]
+    done = tfvit_cli("probe", path, "--data", "digits", *options)
     assert done.code == 2 and message in done.err and len(done.err.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_images_of_one_class_only_are_one_line(photos, tmp_path, tfvit_cli):
+    shutil.copytree(photos / "test", tmp_path / "test")
+    shutil.copytree(photos / "train", tmp_path / "train")
+    for path in (tmp_path / "train/flower").iterdir():
+        path.write_text("no picture")
+    tfvit.save(labelled(("china", "flower")), tmp_path / "model")
+    done = tfvit_cli("probe", tmp_path / "model", "--data", tmp_path)
+    assert done.code == 2 and len(done.err.splitlines()) == 1
+    assert "all training images are of one class, china" in done.err
 
 
 def test_nothing_is_overwritten(digits_run, tmp_path, tfvit_cli):

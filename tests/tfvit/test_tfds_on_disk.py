@@ -1,10 +1,14 @@
 """A real TFDS set on disk, written by TFDS itself: what mocked data cannot show."""
 
+import json
+
 import numpy as np
 import pytest
 from helpers import SMALL
 from PIL import Image
+from small_models import labelled
 
+import tfvit
 from edge_demo.preprocess import PreprocessSpec, to_pixels
 from tfvit.data import DataOptions, open_source, pipeline
 from tfvit.data.augment import Augmentation
@@ -91,6 +95,20 @@ def test_training_from_tfds(stored, tmp_path, tfvit_cli):
     )
     assert done.code == 0, done.err
     assert "48 training, 16 held out, 2 classes" in done.out
+
+
+def test_few_shots_of_labels_that_are_known_only_by_reading(stored, photos, tmp_path, tfvit_cli):
+    tfvit.save(labelled(("any",)), tmp_path / "model")
+    out, accuracies = tmp_path / "figures.json", []
+    command = ("fewshot", tmp_path / "model", "--json", out, "--seeds", "1", "--data")
+    for data in (stored[0], photos):  # the same pictures, all of which are drawn
+        done = tfvit_cli(*command, data, "--shots", "24")
+        assert done.code == 0, done.err
+        (found,) = json.loads(out.read_text())["models"].values()
+        accuracies += found["fixed"][0]["accuracies"]
+    assert accuracies[0] == pytest.approx(accuracies[1], abs=1.1 / 16)
+    done = tfvit_cli(*command, stored[0], "--shots", "25")
+    assert done.code == 2 and "too few of china (24), flower (24)" in done.err
 
 
 def test_a_set_that_cannot_be_downloaded_is_one_line(monkeypatch, tmp_path, tfvit_cli):

@@ -168,6 +168,18 @@ def random_access(
     return Split(name, size, counts, in_order, shuffled, example, labels)
 
 
+def part(split: Split, places: np.ndarray) -> Split:
+    """The examples at these places, int64 [n], of a split that has `at` and `labels`, in their order."""
+    labels = np.asarray(split.labels)[places]
+    counts = np.bincount(labels, minlength=len(split.counts))
+    where = tf.constant(places)
+
+    def example(index: tf.Tensor, at: tf.Tensor) -> dict[str, tf.Tensor]:
+        return split.at(index, tf.gather(where, at))
+
+    return random_access(split.name, len(places), example, tuple(map(int, counts)), labels)
+
+
 def multi_hot(numbers: tf.Tensor, num_classes: int) -> tf.Tensor:
     """Class numbers int64 [n], each as often as it likes -> float32 [num_classes] of zeros and ones."""
     nothing = tf.zeros([num_classes])

@@ -2,7 +2,9 @@
 
 classification.py  predictions of a checkpoint or a .tflite, and what they score
 multi_label.py     what they score where a picture may have any number of labels
-probe.py           a linear classifier on frozen features
+features.py        what the head of a checkpoint or a .tflite reads, of all images of a split
+fewshot.py         ridge regression on features of a few images per class
+probe.py           a linear classifier on features of all of them
 """
 
 from tfvit.evaluate.classification import Scores, predict, predict_pixels, predict_tflite, score

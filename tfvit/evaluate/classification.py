@@ -104,7 +104,7 @@ def predict(
     forward = forward or forward_function(model, strategy)
     found = outputs(forward, split, model.preprocess, batch_size, strategy=strategy, label=label)
     labels = _renumbered(found.labels, numbers, len(model.labels))
-    return _checked(dataclasses.replace(found, labels=labels, scores=model.scores), split)
+    return dataclasses.replace(found, labels=labels, scores=model.scores)
 
 
 def outputs(
@@ -116,7 +116,10 @@ def outputs(
     strategy: tf.distribute.Strategy | None = None,
     label: str,
 ) -> Predictions:
-    """What a `forward_function` makes of every image of a split; labels are the source's numbers."""
+    """What a `forward_function` makes of every image of a split; labels are the source's numbers.
+
+    Raises UserError if no image can be read.
+    """
     strategy = strategy or tf.distribute.get_strategy()
     unreadable: Unreadable = {}
 
@@ -135,7 +138,7 @@ def outputs(
             found.append(values[mask > 0])
             labels.append(truth[mask > 0])
             bar.update(len(labels[-1]))
-    return Predictions(np.concatenate(found), np.concatenate(labels), unreadable)
+    return _checked(Predictions(np.concatenate(found), np.concatenate(labels), unreadable), split)
 
 
 def predict_tflite(
@@ -170,10 +173,19 @@ def predict_pixels(
     Raises UserError if no image can be read, or as `match_labels`.
     """
     numbers = match_labels(labels, source, scores)
+    found = pixel_outputs(run, spec, source.eval, label=label)
+    truth = _renumbered(found.labels, numbers, len(labels))
+    return dataclasses.replace(found, labels=truth, scores=scores)
+
+
+def pixel_outputs(
+    run: Callable[[np.ndarray], np.ndarray], spec: PreprocessSpec, split: Split, *, label: str
+) -> Predictions:
+    """As `outputs`, of a function as `predict_pixels` has it, one image after the other."""
     unreadable: Unreadable = {}
     found, truth, names = [], [], []
-    with progress(source.eval.size, label, "img") as bar:
-        for example in source.eval.in_order().as_numpy_iterator():
+    with progress(split.size, label, "img") as bar:
+        for example in split.in_order().as_numpy_iterator():
             name = example["name"].decode()
             bar.update(1)
             try:
@@ -184,10 +196,8 @@ def predict_pixels(
             found.append(run(to_pixels(image, spec)[np.newaxis])[0])
             truth.append(example["label"])
             names.append(name)
-    logits = np.array(found, np.float32).reshape(len(found), len(labels))
-    truth = _renumbered(np.array(truth), numbers, len(labels)) if truth else np.zeros(0, np.int64)
-    predictions = Predictions(logits, truth, unreadable, tuple(names), scores)
-    return _checked(predictions, source.eval)
+    logits = np.array(found, np.float32)
+    return _checked(Predictions(logits, np.array(truth), unreadable, tuple(names)), split)
 
 
 def _checked(predictions: Predictions, split: Split) -> Predictions:
