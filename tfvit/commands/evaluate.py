@@ -18,8 +18,11 @@ from tfvit.options import PATH, data_options, name_unreadable, need
 @click.option("--threads", type=click.IntRange(1), help="CPU threads of a .tflite.")
 @click.option("--json", "json_file", type=PATH, help="Write the figures to a file.")
 @click.option("--confusion", type=PATH, help="Draw the confusion of the classes to a PNG.")
+@click.option(
+    "--reliability", type=PATH, help="Draw accuracy over confidence, by bins of it, to a PNG."
+)
 @click.option("--strict", is_flag=True, help="An unreadable image is an error.")
-def evaluate(model, batch_size, threads, json_file, confusion, strict, **options):
+def evaluate(model, batch_size, threads, json_file, confusion, reliability, strict, **options):
     """Measure MODEL, a checkpoint folder, a run folder or a .tflite, on labelled images.
 
     \b
@@ -42,6 +45,8 @@ def evaluate(model, batch_size, threads, json_file, confusion, strict, **options
         loaded = checkpoint.load(checkpoint.find(model))
         labels = loaded.labels
     source = open_source(data_of(options))
+    if reliability and source.multi_label:
+        raise UserError(f"{source.name}: has several labels a picture; --reliability is for one")
     if loaded is None:
         predictions = predict_tflite(model, source, threads=threads)
     else:
@@ -49,10 +54,12 @@ def evaluate(model, batch_size, threads, json_file, confusion, strict, **options
     if strict and predictions.unreadable:
         raise UserError(next(iter(predictions.unreadable.values())))
     scores = score(predictions, labels)
+    in_words = _in_words(scores.headline())
+    if not source.multi_label:
+        in_words += f", calibration error {percent(scores.ece)}"
     click.echo(_per_class(scores.per_class))
     click.echo(
-        f"\n{model} on {source.name} ({source.eval.name}, {scores.images} images): "
-        f"{_in_words(scores.headline())}"
+        f"\n{model} on {source.name} ({source.eval.name}, {scores.images} images): {in_words}"
     )
     if json_file:
         origin = {"model": str(model), "data": source.name, "split": source.eval.name}
@@ -62,6 +69,8 @@ def evaluate(model, batch_size, threads, json_file, confusion, strict, **options
         title = f"{model}: {_in_words(scores.headline())}"
         images = [entry["images"] for entry in scores.per_class.values()]
         plots.confusion(scores.confusion, labels, confusion, title, images)
+    if reliability:
+        plots.reliability(scores.reliability, reliability, f"{model}: {in_words}")
     name_unreadable(predictions.unreadable)
 
 

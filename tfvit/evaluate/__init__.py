@@ -1,6 +1,7 @@
 """Accuracy of a model on labelled images, whatever form the model has.
 
 classification.py  predictions of a checkpoint or a .tflite, and what they score
+calibration.py     whether their scores are probabilities
 multi_label.py     what they score where a picture may have any number of labels
 features.py        what the head of a checkpoint or a .tflite reads, of all images of a split
 fewshot.py         ridge regression on features of a few images per class
