@@ -8,11 +8,12 @@ from edge_demo import files
 from edge_demo.errors import UserError
 from edge_demo.tables import percent, table
 from tfvit import figures
-from tfvit.options import PATH, data_options, name_unreadable, need
+from tfvit.commands import robustness
+from tfvit.options import PATH, data_options, name_unreadable, need, seed_option
 
 
 @click.command("eval")
-@click.argument("model", type=PATH)
+@click.argument("models", type=PATH, nargs=-1, required=True, metavar="MODEL...")
 @data_options()
 @click.option("--batch-size", type=click.IntRange(1), default=64, show_default=True)
 @click.option("--threads", type=click.IntRange(1), help="CPU threads of a .tflite.")
@@ -21,24 +22,67 @@ from tfvit.options import PATH, data_options, name_unreadable, need
 @click.option(
     "--reliability", type=PATH, help="Draw accuracy over confidence, by bins of it, to a PNG."
 )
+@click.option(
+    "--corruptions",
+    is_flag=False,
+    flag_value="all",
+    metavar="[KIND,...]",
+    help="Compare models on corrupted pictures: all 15 kinds of ImageNet-C at 5 levels, or some.",
+)
+@click.option(
+    "--corruption-images", type=click.IntRange(1), help="Take so many, spread over the split."
+)
+@seed_option()
 @click.option("--strict", is_flag=True, help="An unreadable image is an error.")
-def evaluate(model, batch_size, threads, json_file, confusion, reliability, strict, **options):
+def evaluate(
+    models,
+    batch_size,
+    threads,
+    json_file,
+    confusion,
+    reliability,
+    corruptions,
+    corruption_images,
+    seed,
+    strict,
+    **options,
+):
     """Measure MODEL, a checkpoint folder, a run folder or a .tflite, on labelled images.
+
+    With --corruptions several models are measured side by side, on the same pixels; --seed is of these.
 
     \b
     Examples:
       tfvit eval runs/photos --data photos/
       tfvit eval exported/int8.tflite --data photos/ --json int8.json --confusion int8.png
+      tfvit eval exported/float32.tflite exported/int8.tflite --data photos/ --corruptions
+      tfvit eval runs/photos --data photos/ --corruptions fog,snow --corruption-images 200
     """
+    if corruptions is None and (len(models) > 1 or corruption_images):
+        raise UserError("several models, and --corruption-images, are for --corruptions")
+    if corruptions is not None and (confusion or reliability):
+        raise UserError("--confusion and --reliability are not drawn with --corruptions")
+    for model in models:
+        if not model.exists():
+            raise UserError(f"{model}: no such checkpoint folder or .tflite")
     need("train")
-    if not model.exists():
-        raise UserError(f"{model}: no such checkpoint folder or .tflite")
     from edge_demo.classifier import Classifier
     from tfvit import checkpoint, plots
     from tfvit.data import open_source
     from tfvit.evaluate import predict, predict_tflite, score
     from tfvit.setup_run import data_of
 
+    if corruptions is not None:
+        robustness.compare(
+            models,
+            open_source(data_of(options)),
+            kinds=corruptions,
+            images=corruption_images,
+            **{"seed": seed, "batch_size": batch_size, "threads": threads},
+            **{"strict": strict, "json_file": json_file},
+        )
+        return
+    (model,) = models
     if model.is_file():
         labels, loaded = Classifier(model).labels, None
     else:

@@ -180,6 +180,21 @@ def part(split: Split, places: np.ndarray) -> Split:
     return random_access(split.name, len(places), example, tuple(map(int, counts)), labels)
 
 
+def evenly_spaced(split: Split, count: int) -> Split:
+    """So many examples of a split, spread evenly over it, in their order; always the same ones."""
+    places = np.arange(count) * split.size // count
+    if split.at is not None:
+        chosen = tf.constant(places)
+        return random_access(split.name, count, lambda i, at: split.at(i, tf.gather(chosen, at)))
+
+    def some() -> Stream:
+        wanted = tf.constant(np.isin(np.arange(split.size), places))
+        examples = split.in_order().filter(lambda example: tf.gather(wanted, example["index"]))
+        return examples.enumerate().map(lambda index, example: {**example, "index": index})
+
+    return dataclasses.replace(split, size=count, counts=None, in_order=some, labels=None)
+
+
 def multi_hot(numbers: tf.Tensor, num_classes: int) -> tf.Tensor:
     """Class numbers int64 [n], each as often as it likes -> float32 [num_classes] of zeros and ones."""
     nothing = tf.zeros([num_classes])
