@@ -206,7 +206,7 @@ def to_uint8(x: np.ndarray) -> np.ndarray:
 
 def disk(radius: float, deviation: float) -> np.ndarray:
     """The picture of a point out of focus: a kernel [n, n] with a sum of 1, its edge a little blurred."""
-    reach = max(8, math.ceil(radius))
+    reach = math.ceil(radius) + 2  # room for the blur
     y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1]
     inside = (x**2 + y**2 <= radius**2).astype(np.float64)
     size = 3 if radius <= 8 else 5
