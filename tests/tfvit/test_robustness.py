@@ -144,8 +144,8 @@ def test_bad_options_are_one_line(models, photos, labelled_photos, tfvit_cli, tm
     cases = {
         ("--corruptions", "rain"): "'rain' is not one of all, gaussian_noise",
         ("--corruption-images", "4"): "are for --corruptions",
-        ("--corruptions", "--confusion", picture): "not drawn with --corruptions",
-        ("--corruptions", "--reliability", picture): "not drawn with --corruptions",
+        ("--corruptions", "--confusion", picture): "do not go with --corruptions",
+        ("--corruptions", "--reliability", picture): "do not go with --corruptions",
     }
     for options, reason in cases.items():
         _refused(tfvit_cli("eval", models[0], "--data", photos, *options), reason)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import click
 
 from edge_demo import files
@@ -33,6 +35,12 @@ from tfvit.options import PATH, data_options, name_unreadable, need, seed_option
     "--corruption-images", type=click.IntRange(1), help="Take so many, spread over the split."
 )
 @seed_option()
+@click.option(
+    "--real-labels",
+    type=PATH,
+    metavar="real.json",
+    help="ImageNet's validation set by the ReaL labels (arXiv 2006.07159), too.",
+)
 @click.option("--strict", is_flag=True, help="An unreadable image is an error.")
 def evaluate(
     models,
@@ -44,6 +52,7 @@ def evaluate(
     corruptions,
     corruption_images,
     seed,
+    real_labels,
     strict,
     **options,
 ):
@@ -60,8 +69,8 @@ def evaluate(
     """
     if corruptions is None and (len(models) > 1 or corruption_images):
         raise UserError("several models, and --corruption-images, are for --corruptions")
-    if corruptions is not None and (confusion or reliability):
-        raise UserError("--confusion and --reliability are not drawn with --corruptions")
+    if corruptions is not None and (confusion or reliability or real_labels):
+        raise UserError("--confusion, --reliability and --real-labels do not go with --corruptions")
     for model in models:
         if not model.exists():
             raise UserError(f"{model}: no such checkpoint folder or .tflite")
@@ -69,7 +78,8 @@ def evaluate(
     from edge_demo.classifier import Classifier
     from tfvit import checkpoint, plots
     from tfvit.data import open_source
-    from tfvit.evaluate import predict, predict_tflite, score
+    from tfvit.evaluate import predict, predict_tflite, real, score
+    from tfvit.evaluate.classification import within
     from tfvit.setup_run import data_of
 
     if corruptions is not None:
@@ -83,24 +93,29 @@ def evaluate(
         )
         return
     (model,) = models
-    if model.is_file():
-        labels, loaded = Classifier(model).labels, None
-    else:
-        loaded = checkpoint.load(checkpoint.find(model))
-        labels = loaded.labels
     source = open_source(data_of(options))
     if reliability and source.multi_label:
         raise UserError(f"{source.name}: has several labels a picture; --reliability is for one")
-    if loaded is None:
+    if real_labels:
+        real.check(source)
+        deserved = real.read(real_labels)
+    if model.is_file():
+        labels = Classifier(model).labels
         predictions = predict_tflite(model, source, threads=threads)
     else:
-        predictions = predict(loaded, source, batch_size)
+        loaded = checkpoint.load(checkpoint.find(model))
+        labels, predictions = loaded.labels, predict(loaded, source, batch_size)
     if strict and predictions.unreadable:
         raise UserError(next(iter(predictions.unreadable.values())))
+    reassessed = real.score(predictions, labels, source, deserved) if real_labels else None
+    if source.classes is not None:
+        predictions, labels = within(predictions, labels, source)
     scores = score(predictions, labels)
     in_words = _in_words(scores.headline())
     if not source.multi_label:
         in_words += f", calibration error {percent(scores.ece)}"
+    if reassessed:
+        in_words += f", ReaL {percent(reassessed.top1)} of {reassessed.images}"
     click.echo(_per_class(scores.per_class))
     click.echo(
         f"\n{model} on {source.name} ({source.eval.name}, {scores.images} images): {in_words}"
@@ -108,6 +123,8 @@ def evaluate(
     if json_file:
         origin = {"model": str(model), "data": source.name, "split": source.eval.name}
         unreadable = sorted(predictions.unreadable)
+        if reassessed:
+            origin["real"] = dataclasses.asdict(reassessed)
         files.write_json(json_file, {**origin, **scores.to_json(), "unreadable": unreadable})
     if confusion:
         title = f"{model}: {_in_words(scores.headline())}"

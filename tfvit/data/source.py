@@ -61,6 +61,7 @@ class Source:
     """A labelled data set: its class names and the two splits that the options chose.
 
     multi_label: a picture may have any number of labels.
+    classes: numbers of the labels that it has pictures of, where it is made to be answered by these alone.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Source:
     train: Split | None
     eval: Split
     multi_label: bool = False
+    classes: tuple[int, ...] | None = None
 
 
 TRAIN_NAMES = ("train",)

@@ -15,7 +15,7 @@ from edge_demo.errors import UserError
 from edge_demo.preprocess import PreprocessSpec, to_pixels
 from edge_demo.scores import SCORES, SIGMOID, SOFTMAX
 from tfvit import fused
-from tfvit.data import Source, Split, pipeline
+from tfvit.data import Source, Split, imagenet, pipeline
 from tfvit.data.pipeline import Unreadable
 from tfvit.evaluate import calibration, multi_label
 from tfvit.evaluate.multi_label import MultiLabelScores, sigmoid_cross_entropy
@@ -215,13 +215,16 @@ def match_labels(
 ) -> np.ndarray:
     """The model's class number of each of the source's classes.
 
-    scores: the model's. Raises UserError if the model lacks a class, or gives one label a picture where
-    the source has several.
+    scores: the model's. A model whose labels are numbers or words for ImageNet's classes knows them by
+    their order. Raises UserError if the model lacks a class, or gives one label a picture where the
+    source has several.
     """
     if source.multi_label and scores != SIGMOID:
         raise UserError(
             f"{source.name}: has several labels a picture; the model gives one (its scores are {scores})"
         )
+    if imagenet.are_synsets(source.labels) and imagenet.in_its_order(model_labels):
+        return np.arange(imagenet.CLASSES)
     for label in source.labels:
         if label not in model_labels:
             known = ", ".join(model_labels[:10]) + (", ..." if len(model_labels) > 10 else "")
@@ -229,6 +232,36 @@ def match_labels(
                 f"{source.name}: the model does not know the class {label!r}; it knows {known}"
             )
     return np.array([model_labels.index(label) for label in source.labels])
+
+
+def answers(model_labels: tuple[str, ...], source: Source, numbers: np.ndarray) -> np.ndarray:
+    """The model's class numbers that are answers to a source: all, or those of `source.classes`.
+
+    numbers: of `match_labels`.
+    """
+    if source.classes is None:
+        return np.arange(len(model_labels))
+    return numbers[list(source.classes)]
+
+
+def within(
+    predictions: Predictions, labels: tuple[str, ...], source: Source
+) -> tuple[Predictions, tuple[str, ...]]:
+    """Predictions of a model and its labels, of those classes alone that are `answers` to the source.
+
+    Raises UserError if a picture is of another class.
+    """
+    kept = answers(labels, source, match_labels(labels, source, predictions.scores))
+    new = np.full(len(labels), -1)
+    new[kept] = np.arange(len(kept))
+    truth = new[predictions.labels]
+    if truth.min() < 0:
+        odd = labels[predictions.labels[truth.argmin()]]
+        raise UserError(
+            f"{source.name}: has a picture of {odd!r}, not one of its {len(kept)} classes"
+        )
+    found = dataclasses.replace(predictions, logits=predictions.logits[:, kept], labels=truth)
+    return found, tuple(labels[number] for number in kept)
 
 
 def _renumbered(labels: np.ndarray, numbers: np.ndarray, classes: int) -> np.ndarray:

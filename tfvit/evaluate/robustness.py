@@ -19,7 +19,7 @@ from tfvit import checkpoint
 from tfvit.data import Source, pipeline
 from tfvit.data.pipeline import Unreadable
 from tfvit.data.source import evenly_spaced
-from tfvit.evaluate.classification import forward_function, match_labels
+from tfvit.evaluate.classification import answers, forward_function, match_labels
 from tfvit.evaluate.corruptions import LEVELS, corrupt
 from tfvit.progress import progress
 
@@ -130,7 +130,9 @@ def measure(
             )
             for number, batch in _corrupted(batches, conditions, seed):
                 for name, each in group.items():
-                    hits = each.logits(batch).argmax(axis=1) == numbers[name][batch["label"]]
+                    kept = answers(each.labels, source, numbers[name])
+                    guesses = kept[each.logits(batch)[:, kept].argmax(axis=1)]
+                    hits = guesses == numbers[name][batch["label"]]
                     right[name][number].append(hits[batch["mask"] > 0])
                     bar.update(len(right[name][number][-1]))
     found = {name: np.array([np.concatenate(x) for x in parts]) for name, parts in right.items()}
