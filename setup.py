@@ -7,7 +7,6 @@ from setuptools import setup
 TENSORFLOW = "tensorflow>=2.20,<2.22"
 CONVERT = [
     "ai-edge-quantizer>=0.10,<0.11",
-    "jinja2>=3.1",
     "matplotlib>=3.8",
 ]
 TRAIN = [
@@ -22,6 +21,7 @@ TRAIN = [
     "opencv-python-headless>=4.10",  # augmentation at three times Pillow's speed
     "scikit-learn>=1.5",
     "matplotlib>=3.8",
+    "jinja2>=3.1",
 ]
 
 setup(
@@ -42,7 +42,12 @@ setup(
         "edge_demo",
         "edge_demo.commands",
     ],
-    package_data={"convert": ["report.html.jinja"], "edge_demo": ["page.html", "web/dist/**"]},
+    package_data={
+        "convert": ["report.html.jinja"],
+        "edge_demo": ["page.html", "web/dist/**"],
+        "tfvit": ["page.css"],
+        "tfvit.inspect": ["report.html.jinja"],
+    },
     install_requires=[
         "numpy>=1.26",
         "pillow>=10.1",

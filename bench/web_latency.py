@@ -35,11 +35,17 @@ MODEL, SIZE = "vit-ti/16", 224
 CALIBRATION_IMAGES, CHECK_IMAGES = 64, 32
 OPENED = 5  # times that the page is
 FIRST_RESULT = "first-result"  # the page's performance mark
+AWAITED = """async (name) => {
+  const marks = () => performance.getEntriesByName(name);
+  while (marks().length === 0) await new Promise((resolve) => setTimeout(resolve, 10));
+  return marks()[0].startTime;
+}"""
 TFLITE = ("float32", "dynamic", "int8")
 ONNX = {"float32": "float32", "dynamic int8": "q8"}  # of peers.py -> as its users call it
-TFJS, Q8 = "TF.js wasm float32", "onnxruntime-web q8"
-BASELINES = (Q8, TFJS)
+TFJS, STOCK, Q8 = "TF.js float32", "TF.js stock float32", "onnxruntime-web q8"
+BASELINES = (Q8, STOCK, TFJS)
 REFERENCE = "reference/00.png"
+MODELS = ("models/", "reference/")  # what of a web folder is the model's
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,6 +137,7 @@ def _browser() -> Iterator:
 def _make(folder: Path, dist: Path) -> tuple[Path, list[Contender], np.ndarray]:
     """A web folder with everybody's files in it, the contenders, and the float model's logits."""
     import random_vit
+    import stock_tfjs
     from ours import ours
     from peers import LAYOUTS, onnxruntime_files
 
@@ -143,10 +150,14 @@ def _make(folder: Path, dist: Path) -> tuple[Path, list[Contender], np.ndarray]:
     files = {f"LiteRT.js {scheme}": folder / f"{scheme}.tflite" for scheme in TFLITE}
     for path, content in zip(files.values(), ours(model, pixels, TFLITE).values()):
         path.write_bytes(content)
-    files[TFJS] = folder / tfjs.FOLDER / "float32"
     folded = fold.fold(model.weights, model.architecture, model.preprocess)
     (graph,) = tfjs_graph.graphs([(folded, model.architecture, ())])
-    tfjs.write(files[TFJS], graph, "float32", (LOGITS,), {})
+    for name, kind, made in (
+        (TFJS, "float32", graph),
+        (STOCK, "stock", stock_tfjs.graph(MODEL)),
+    ):
+        files[name] = folder / tfjs.FOLDER / kind
+        tfjs.write(files[name], made, "float32", (LOGITS,), {})
 
     root = _web_folder(folder, dist, model, files, check[0])
     for path in (*HERE.glob("*.html"), *HERE.glob("*.js")):
@@ -222,11 +233,9 @@ def _opening(browser, url: str, root: Path) -> dict[str, float]:
             context.on("request", lambda request, asked=asked: asked.add(request.url))
             page = context.new_page()
             page.goto(url)
-            page.wait_for_function(f"performance.getEntriesByName('{FIRST_RESULT}').length")
-            mark = page.evaluate(f"performance.getEntriesByName('{FIRST_RESULT}')[0].startTime")
-            seconds.append(mark / 1e3)
-            names = {name.removeprefix(f"{url}/") or "index.html" for name in asked}
-    own = [root / name for name in names if not name.startswith(("models/", "reference/"))]
+            seconds.append(page.evaluate(AWAITED, FIRST_RESULT) / 1e3)
+            paths = {found[len(url) + 1 :] for found in asked if found.startswith(f"{url}/")}
+    own = [root / (path or "index.html") for path in paths if not path.startswith(MODELS)]
     return {
         "seconds": float(np.median(seconds)),
         "bytes": sum(len(gzip.compress(path.read_bytes())) for path in own),
@@ -254,16 +263,8 @@ def _table(rows: list[dict]) -> str:
             else:
                 line += ["-", "-"]
         cells.append([*line, f"{row['cosine']:.4f}", f"{100 * row['agreement']:.0f} %"])
-    header = [
-        "engine",
-        "threads",
-        "size",
-        "latency",
-        f"to {Q8}",
-        "quartiles",
-        "to TF.js",
-        "quartiles",
-    ]
+    speeds = [cell for name in BASELINES for cell in (f"to {name}", "quartiles")]
+    header = ["engine", "threads", "size", "latency", *speeds]
     return table(cells, [*header, "cosine", "same top-1"])
 
 

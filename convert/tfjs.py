@@ -69,7 +69,7 @@ def write(
         "convertedBy": "tfvit",
         "signature": _signature(graph, outputs),
         "userDefinedMetadata": description,
-        "modelTopology": json_format.MessageToDict(topology),
+        "modelTopology": _in_order(json_format.MessageToDict(topology)),
         "weightsManifest": [{"paths": names, "weights": entries}],
     }
     folder.mkdir(parents=True)
@@ -77,6 +77,13 @@ def write(
         (folder / name).write_bytes(shard)
     text = json.dumps(model, ensure_ascii=False, separators=(",", ":"))
     (folder / MODEL).write_text(text, "utf-8")
+
+
+def _in_order(topology: dict) -> dict:
+    """The same with the attributes of each node in the order of their names; protobuf has none."""
+    for node in topology["node"]:
+        node["attr"] = dict(sorted(node.get("attr", {}).items()))
+    return topology
 
 
 def _signature(graph: tf.compat.v1.GraphDef, outputs: Sequence[str]) -> dict:

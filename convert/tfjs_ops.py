@@ -62,7 +62,9 @@ TANH_LOGIT = (1.5957691216057308 * 0.044715, 1.5957691216057308)  # 2 sqrt(2 / p
 def refusals(graph) -> Iterator[str]:
     """What TF.js cannot run of a GraphDef, a phrase for each such node."""
     for node in graph.node:
-        fused = tuple(name.decode() for name in node.attr["fused_ops"].list.s)
+        # Asked first: protobuf adds what is not there.
+        names = node.attr["fused_ops"].list.s if "fused_ops" in node.attr else ()
+        fused = tuple(name.decode() for name in names)
         if node.op not in OPS:
             yield f"{node.op} ({node.name})"
         elif fused and fused not in FUSED:

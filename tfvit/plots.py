@@ -129,38 +129,31 @@ def comparison(
     axes[5].axis("off")
     names = [textwrap.shorten(name, 44, placeholder=" ...") for name in runs]
     size = 10 if len(names) <= 14 else 7
-    legend = axes[5].legend(
-        lines[: len(names)],
-        list(map(str, range(len(names)))),
-        loc="upper left",
-        frameon=False,
-        fontsize=size,
-    )
-    for text, name in zip(
-        legend.get_texts(), names
-    ):  # afterwards: "_" and "$" mean something there
-        text.set(text=name, parse_math=False)
+    _legend(axes[5], lines[: len(names)], names, loc="upper left", frameon=False, fontsize=size)
     _save(figure, path)
 
 
 def few_shot(found: dict[str, Found], path: Path | BinaryIO, title: str) -> None:
     """Accuracy of models over shots, mean and standard deviation: with a fixed l2, and dashed the chosen."""
     figure, (axis,) = _figure(1, (7, 4.5))
-    for i, (model, result) in enumerate(found.items()):
-        for rows, style, name in ((result.fixed, "o-", model), (result.chosen, "o--", None)):
-            axis.errorbar(
+    lines = []
+    for i, result in enumerate(found.values()):
+        for rows, style in ((result.fixed, "o-"), (result.chosen, "o--")):
+            bars = axis.errorbar(
                 [row.shots for row in rows],
                 [100 * row.mean for row in rows],
                 [100 * (row.std or 0) for row in rows],
-                **{"fmt": style, "color": f"C{i % MOST_LINES}", "label": name, "capsize": 3},
+                **{"fmt": style, "color": f"C{i % MOST_LINES}", "markersize": 4, "capsize": 3},
             )
+            lines.append(bars)
     shots = [row.shots for row in next(iter(found.values())).fixed]
     axis.set_xscale("log")
-    axis.set_xticks(shots, list(map(str, shots)), minor=False)
+    axis.set_xticks(shots, list(map(str, shots)))
     axis.minorticks_off()
-    axis.set(xlabel="training images of each class", ylabel="top-1 accuracy, %", title=title)
+    axis.set(xlabel="training images of each class", ylabel="top-1 accuracy, %")
+    axis.set_title(title, parse_math=False)
     axis.grid(alpha=0.3)
-    axis.legend(title="dashed: l2 chosen for each draw")
+    _legend(axis, lines[::2], list(found), title="dashed: l2 chosen for each draw")
     _save(figure, path)
 
 
@@ -218,6 +211,14 @@ def _figure(
 
     figure = Figure(figsize=size, layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False, height_ratios=heights).reshape(-1)
+
+
+def _legend(axis, lines: list, names: list[str], **look) -> None:
+    legend = axis.legend(lines, list(map(str, range(len(names)))), **look)
+    for text, name in zip(
+        legend.get_texts(), names
+    ):  # afterwards: "_" and "$" mean something there
+        text.set(text=name, parse_math=False)
 
 
 def _save(figure, path: Path | BinaryIO) -> None:

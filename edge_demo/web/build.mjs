@@ -17,7 +17,7 @@ const ENGINE_FILES = {
   ),
   tfjs: [join(inPackage("@tensorflow/tfjs-backend-wasm", "dist"), "tfjs-backend-wasm-simd.wasm")],
 };
-const COMMON = { bundle: true, minify: true, target: "es2022", legalComments: "none" };
+const COMMON = { bundle: true, minify: true, target: "es2022", legalComments: "linked" };
 
 await rm(DIST, { recursive: true, force: true });
 await mkdir(DIST);

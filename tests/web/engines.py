@@ -79,7 +79,7 @@ def pictures(exported: Path) -> list[str]:
 
 
 def differences(page, exported: Path, wanted: dict[str, np.ndarray]) -> Iterator[tuple]:
-    """(model, options, what the browser told, largest difference of the logits) of all that OPTIONS has.
+    """(model, options, what the browser told, differences of the logits [n, classes]) of all OPTIONS.
 
     page: of the folder's origin.
     """
@@ -88,34 +88,32 @@ def differences(page, exported: Path, wanted: dict[str, np.ndarray]) -> Iterator
         for options in OPTIONS[model["engine"]]:
             given = {"options": {**options, "model": model["name"]}, "pictures": names}
             told = page.evaluate(LOGITS, given)
-            largest = np.abs(np.array(told.pop("logits")) - wanted[model["name"]]).max()
-            yield model["name"], options, told, float(largest)
+            found = np.abs(np.array(told["logits"]) - wanted[model["name"]])
+            yield model["name"], options, told, found
 
 
 def main(exported: Path, checkpoint: Path) -> None:
-    """Prints the differences of a folder in a browser of its own."""
+    """Prints the differences of a folder, in the browser as it comes."""
     from browser import CHROMIUM
     from browser import OPTIONS as BROWSER
     from playwright.sync_api import sync_playwright
     from served import running
 
-    from edge_demo.tables import table
-
-    wanted, rows = expected(exported, checkpoint), []
+    wanted = expected(exported, checkpoint)
+    count, spread = len(wanted["float32"]), np.ptp(wanted["float32"])
+    print(f"{count} pictures, logits over a range of {spread:.1f}", flush=True)
     with running("web", exported, "--port", 0) as served, sync_playwright() as playwright:
-        arguments = [*BROWSER, *SOFTWARE_GPU]
-        with playwright.chromium.launch(executable_path=CHROMIUM, args=arguments) as browser:
+        launch = playwright.chromium.launch
+        with launch(executable_path=CHROMIUM, args=[*BROWSER]) as browser:
             page = browser.new_page()
             page.goto(f"{served.url}/classifier.json")
-            for name, options, told, largest in differences(page, exported, wanted):
+            for name, options, told, found in differences(page, exported, wanted):
                 asked = options.get("backend", "wasm")
-                used = (
-                    told["backend"] if told["backend"] == asked else f"{asked}: {told['fallback']}"
-                )
-                rows.append([name, used, str(told["threads"]), f"{largest:.1e}"])
-    spread = np.ptp(wanted["float32"])
-    print(table(rows, ["model", "backend", "threads", "largest difference"], left=2))
-    print(f"{len(wanted['float32'])} pictures, logits over a range of {spread:.1f}")
+                used = f"{told['backend']}, {told['threads']} thread" + "s" * (told["threads"] > 1)
+                why = f" (not {asked}: {told['fallback']})" if told["fallback"] else ""
+                same = (np.argmax(told["logits"], 1) == wanted[name].argmax(1)).sum()
+                far = f"largest {found.max():.1e}, of half of them {np.median(found.max(1)):.1e}"
+                print(f"{name:13} {far}, {same} same answers: {used}{why}", flush=True)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from edge_demo.tables import percent, table
 from tfvit import figures
 from tfvit.options import (
     PATH,
-    ImageSize,
+    ImageSizes,
     Names,
     data_options,
     name_unreadable,
@@ -25,18 +25,6 @@ from tfvit.options import (
 
 FORMATS = ("tflite", "tfjs", "web")
 DEFAULTS = {"tfjs": "float32", "web": "float16"}  # types of weights
-
-
-class ImageSizes(ImageSize):
-    """One or more of N or HEIGHTxWIDTH, separated by commas."""
-
-    name = "pixels,..."
-
-    def convert(self, value, param, ctx) -> tuple[tuple[int, int], ...]:
-        if isinstance(value, tuple):
-            return value
-        parts = [super(ImageSizes, self).convert(part, param, ctx) for part in value.split(",")]
-        return tuple(dict.fromkeys(parts))
 
 
 @click.command()
