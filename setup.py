@@ -7,7 +7,6 @@ from setuptools import setup
 TENSORFLOW = "tensorflow>=2.20,<2.22"
 CONVERT = [
     "ai-edge-quantizer>=0.10,<0.11",
-    "jinja2>=3.1",
     "matplotlib>=3.8",
 ]
 TRAIN = [
@@ -22,6 +21,7 @@ TRAIN = [
     "opencv-python-headless>=4.10",  # augmentation at three times Pillow's speed
     "scikit-learn>=1.5",
     "matplotlib>=3.8",
+    "jinja2>=3.1",
 ]
 
 setup(
@@ -42,7 +42,12 @@ setup(
         "edge_demo",
         "edge_demo.commands",
     ],
-    package_data={"convert": ["report.html.jinja"], "edge_demo": ["page.html"]},
+    package_data={
+        "convert": ["report.html.jinja"],
+        "edge_demo": ["page.html", "web/dist/**"],
+        "tfvit": ["page.css"],
+        "tfvit.inspect": ["report.html.jinja"],
+    },
     install_requires=[
         "numpy>=1.26",
         "pillow>=10.1",
@@ -56,6 +61,7 @@ setup(
         "gpu": ["tensorflow[and-cuda]>=2.20,<2.22"],
         "tpu": ["tensorflow-tpu>=2.20,<2.22"],
         "camera": ["av>=14"],
+        "web": ["cryptography>=43", "segno>=1.6"],
         "test": [
             "pytest>=8",
             "pytest-timeout>=2.3",
@@ -63,6 +69,7 @@ setup(
             "ruff>=0.12",
             "scipy>=1.13",
             "scikit-learn>=1.5",
+            "playwright>=1.50",  # drives the Chromium of the system
         ],
     },
     entry_points={

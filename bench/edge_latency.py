@@ -1,8 +1,7 @@
 """`make bench`: our .tflite files against other engines, same model, same threads, interleaved in one run.
 
-Every engine is a process of its own (engine.py). Its logits are checked first; then, round by round and
-each time in another order, each one runs a few times while the others wait. What counts is the median
-over the rounds of float32's time over the engine's, float32 being ours.
+Every engine is a process of its own (engine.py), and they take turns (interleaved.py). What counts is the
+median over the rounds of float32's time over the engine's, float32 being ours.
 """
 
 from __future__ import annotations
@@ -17,9 +16,10 @@ from pathlib import Path
 
 import about
 import click
+import interleaved
 import numpy as np
+from command import Command
 
-from edge_demo.cli import Command
 from edge_demo.errors import UserError
 from edge_demo.files import write_json
 from edge_demo.tables import table
@@ -28,8 +28,6 @@ from tfvit.progress import progress
 
 MODELS = ("vit-ti/16", "vit-s/16", "vit-b/16")
 CALIBRATION_IMAGES, CHECK_IMAGES = 64, 32
-MIN_COSINE = 0.9  # of the logits with the float model's: below this an engine is not timed
-UNCOUNTED, COUNTED = 1, 3  # calls of an engine when its turn comes: caches warm, then timed
 OURS, BASELINE = "tfvit", "tfvit float32"
 
 
@@ -99,12 +97,16 @@ def _make(name: str, suppliers: list[Callable], folder: Path) -> list:
 
 
 class Process:
-    """An engine that waits for requests (see engine.py)."""
+    """An engine that waits for requests (see engine.py): an `interleaved.Runner`.
 
-    def __init__(self, engine, threads: int, errors) -> None:
+    folder: where the images to check it on are, and its logits will be.
+    """
+
+    def __init__(self, engine, threads: int, folder: Path, errors) -> None:
         program = Path(__file__).with_name("engine.py")
         command = [sys.executable, program, engine.runtime, engine.path, str(threads)]
-        self.name = engine.name
+        self.name, self.bytes = engine.name, sum(p.stat().st_size for p in _parts(engine.path))
+        self._input, self._output = folder / f"{engine.layout}.npy", folder / "found.npy"
         self._process = subprocess.Popen(
             [*command, json.dumps(engine.options)],
             stdin=subprocess.PIPE,
@@ -114,7 +116,15 @@ class Process:
         )
         self._answer()
 
-    def ask(self, *request):
+    def logits(self) -> np.ndarray:
+        self._ask("load", str(self._input))
+        self._ask("logits", str(self._output))
+        return np.load(self._output)
+
+    def time(self, uncounted: int, counted: int) -> dict:
+        return self._ask("time", uncounted, counted)
+
+    def _ask(self, *request):
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
         return self._answer()
@@ -136,55 +146,16 @@ def _running(engines: list, threads: int, folder: Path) -> Iterator[list[Process
     with contextlib.ExitStack() as stack:
         errors = stack.enter_context(open(folder / "errors.txt", "w"))
         yield [
-            stack.enter_context(contextlib.closing(Process(engine, threads, errors)))
+            stack.enter_context(contextlib.closing(Process(engine, threads, folder, errors)))
             for engine in engines
         ]
 
 
 def _measure(engines: list, folder: Path, threads: int, rounds: int) -> list[dict]:
-    """One dictionary per engine: parity with the float model, then latency."""
+    """One dictionary per engine, as `interleaved.measure` has them."""
     reference = np.load(folder / "reference.npy")
     with _running(engines, threads, folder) as processes:
-        rows = []
-        for engine, process in zip(engines, processes):
-            process.ask("load", str(folder / f"{engine.layout}.npy"))
-            process.ask("logits", str(folder / "found.npy"))
-            rows.append(
-                {
-                    "name": engine.name,
-                    "bytes": sum(p.stat().st_size for p in _parts(engine.path)),
-                    **_parity(np.load(folder / "found.npy"), reference),
-                }
-            )
-        right = [i for i, row in enumerate(rows) if row["cosine"] >= MIN_COSINE]
-        samples = {i: [] for i in right}
-        order = np.random.default_rng(0)  # so that none is always in the wake of the same other
-        with progress(rounds, f"{threads} threads", "round") as bar:
-            for _ in range(rounds):
-                for i in order.permutation(right).tolist():
-                    samples[i].append(processes[i].ask("time", UNCOUNTED, COUNTED))
-                bar.update()
-    times = {i: np.array([np.median(s["milliseconds"]) for s in samples[i]]) for i in right}
-    baseline = times[next(i for i in right if rows[i]["name"] == BASELINE)]
-    for i in right:
-        low, speed, high = np.percentile(baseline / times[i], (25, 50, 75)).tolist()
-        rows[i] |= {
-            "milliseconds": float(np.median(times[i])),
-            "speed": speed,
-            "speed_quartiles": [low, high],
-            "cores": float(np.median([s["cores"] for s in samples[i]])),
-            "idle_cpu_milliseconds": float(np.median([s["idle"] for s in samples[i]])),
-            "samples": times[i].tolist(),
-        }
-    return rows
-
-
-def _parity(found: np.ndarray, reference: np.ndarray) -> dict[str, float]:
-    """Mean cosine of logits [n, classes] with the reference's, and the share of equal top-1."""
-    dot = (found * reference).sum(-1)
-    cosine = dot / (np.linalg.norm(found, axis=-1) * np.linalg.norm(reference, axis=-1))
-    agreement = found.argmax(-1) == reference.argmax(-1)
-    return {"cosine": float(cosine.mean()), "agreement": float(agreement.mean())}
+        return interleaved.measure(processes, reference, rounds, f"{threads} threads")
 
 
 def _parts(path: Path) -> list[Path]:
@@ -193,12 +164,12 @@ def _parts(path: Path) -> list[Path]:
 
 
 def _table(rows: list[dict]) -> str:
-    cells = []
+    baseline, cells = interleaved.named(rows, BASELINE), []
     for row in rows:
         line = [row["name"], f"{row['bytes'] / 1e6:.1f} MB"]
-        if "speed" in row:
-            low, high = row["speed_quartiles"]
-            line += [f"{row['milliseconds']:.2f} ms", f"{row['speed']:.2f}x"]
+        if "samples" in row:
+            low, speed, high = interleaved.speed(row, baseline)
+            line += [f"{row['milliseconds']:.2f} ms", f"{speed:.2f}x"]
             line += [f"{low:.2f}-{high:.2f}", f"{row['cores']:.2f}"]
         else:
             line += ["wrong", "-", "-", "-"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 from random_vit import RandomViT
@@ -25,7 +25,9 @@ def prepared(
     return lambda scheme: (equal, ranges) if scheme.calibrated else (folded, {})
 
 
-def ours(model: RandomViT, images: np.ndarray) -> dict[str, bytes]:
+def ours(
+    model: RandomViT, images: np.ndarray, schemes: Iterable[str] = tuple(SCHEMES)
+) -> dict[str, bytes]:
     """Scheme -> .tflite that takes grey levels; calibrated, where it must be, on uint8 [n, h, w, 3].
 
     No fine-tuning: the weights are as random as they were, and the peers' are not tuned either.
@@ -33,7 +35,7 @@ def ours(model: RandomViT, images: np.ndarray) -> dict[str, bytes]:
     start = prepared(model, images)
     arch = model.architecture
     files = {}
-    for name, scheme in SCHEMES.items():
-        weights, ranges = start(scheme)
-        files[name] = tflite.write(scheme, weights, arch, ranges)
+    for name in schemes:
+        weights, ranges = start(SCHEMES[name])
+        files[name] = tflite.write(SCHEMES[name], weights, arch, ranges)
     return files

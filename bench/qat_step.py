@@ -12,8 +12,8 @@ from collections.abc import Callable
 import about
 import click
 import numpy as np
+from command import Command
 
-from edge_demo.cli import Command
 from edge_demo.tables import table
 from tfvit.options import need
 from tfvit.progress import progress

@@ -15,8 +15,8 @@ from pathlib import Path
 import about
 import click
 import numpy as np
+from command import Command
 
-from edge_demo.cli import Command
 from edge_demo.tables import table
 from tfvit import runs
 from tfvit.launch import THREADS

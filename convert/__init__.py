@@ -10,10 +10,14 @@ qat.py         calibration and quantization-aware fine-tuning of the edge graph 
 tune.py        both for each scheme of an export
 sensitivity.py what rounding each layer costs;  budget.py  returns the costly ones to float
 tflite.py      the .tflite writer
+tfjs.py        the TF.js format, written and read back;  tfjs_graph.py  the graph that goes into it
+tfjs_ops.py    what TF.js has and is fastest in;  tfjs_weights.py  how it stores kernels
+web.py         the web folder: page, engines, models and what they are checked by
 prototypes.py  the trained classes as features, for devices to add to
 metadata.py    labels, preprocessing and provenance into a .tflite: TFLite Metadata, for MediaPipe too
 metadata_schema.py  the part of it that is a flatbuffer;  flatbuffer.py writes and inserts such
 answers.py     what logits say, and how far from what others say
+written.py     a written model of either format, to be run here
 verify.py      what the written files do: parity, accuracy, speed, memory; the gate
 reference.py   pictures and logits by which a device can check itself
 extra_parity.py  the same of what the files tell beside their logits

@@ -7,6 +7,7 @@ graph, in plain TensorFlow ops of rank 4 at most, the batch a static number.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
@@ -21,12 +22,25 @@ Quantize = Callable[[str, tf.Tensor], tf.Tensor]
 STEM = "stem"  # name scope of what has no site: a hybrid's convolutions
 
 
+@dataclasses.dataclass(frozen=True)
+class Ops:
+    """What has several forms, of which each runtime has a fastest: the same functions, by another way.
+
+    gelu: of `tf.nn.gelu`'s arguments. matmul: of all heads, [b, heads, m, k] by [b, heads, k, n], or by
+    its transpose, as `tf.matmul`.
+    """
+
+    gelu: Callable = tf.nn.gelu
+    matmul: Callable = tf.matmul
+
+
 def forward(
     w: dict[str, tf.Tensor],
     pixels: tf.Tensor,
     arch: Architecture | ResNetArchitecture,
     quantize: Quantize = lambda name, x: x,
     integer: bool = False,
+    ops: Ops = Ops(),
 ) -> tf.Tensor:
     """Logits [batch, classes] of grey levels [batch, height, width, 3], the batch static.
 
@@ -37,6 +51,7 @@ def forward(
     integer: in the form that suits an all-integer file: norms without epsilon, which is far below a step
         of the mean square there, and their weighted means (`convert.equalise`) as dense layers, whose
         int8 kernels hold the weights without error.
+    ops: the forms that the runtime is fastest in; LiteRT's.
     """
     if isinstance(arch, ResNetArchitecture):
         return edge_resnet.logits(w, pixels, arch, quantize)
@@ -74,7 +89,7 @@ def forward(
     def mlp(name: str, y: tf.Tensor) -> tf.Tensor:
         tanh = arch.activation == "gelu_tanh"
         y = dense(f"{name}/dense_1", y)
-        y = held(f"{name}/dense_2/input", tf.nn.gelu, y, approximate=tanh)
+        y = held(f"{name}/dense_2/input", ops.gelu, y, approximate=tanh)
         return dense(f"{name}/dense_2", y)
 
     mean_weights = w.get("residual/mean")
@@ -99,9 +114,9 @@ def forward(
         if arch.pooling == "cls" and i == arch.depth - 1:
             x, y = class_rows(x), class_rows(y)
         q = split(dense(f"{attention}/query", y))
-        y = held(f"{attention}/scores", _scores, q, k, w.get(f"{attention}/relative"))
+        y = held(f"{attention}/scores", _scores, ops, q, k, w.get(f"{attention}/relative"))
         y = held(f"{attention}/probabilities", tf.nn.softmax, y)
-        y = held(f"{attention}/out/input", tf.matmul, y, v)
+        y = held(f"{attention}/out/input", ops.matmul, y, v)
         x = held(f"{attention}/residual", tf.add, x, dense(f"{attention}/out", merge(y)))
         y = norm(f"block_{i}/mlp/norm", x, f"block_{i}/mlp/dense_1/input", mean_weights)
         x = held(f"block_{i}/mlp/residual", tf.add, x, mlp(f"block_{i}/mlp", y))
@@ -114,7 +129,7 @@ def forward(
         y = tf.transpose(y, [0, 2, 3, 1])  # [b, heads, 1, n]
         y = held("map/attention/probabilities", tf.nn.softmax, y)
         v = split(dense("map/attention/value", x))
-        y = merge(held("map/attention/out/input", tf.matmul, y, v))
+        y = merge(held("map/attention/out/input", ops.matmul, y, v))
         y = dense("map/attention/out", y)  # [b, 2 d]: as it is, and centred
         x, y = y[:, :width], y[:, width:]
         x = held(
@@ -175,7 +190,7 @@ def observe(
 
 def _affine(x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor | None) -> tf.Tensor:
     y = tf.matmul(x, kernel)
-    return y if bias is None else y + bias
+    return y if bias is None else tf.nn.bias_add(y, bias)
 
 
 def _mean(square: tf.Tensor, weights: tf.Tensor | None, integer: bool) -> tf.Tensor:
@@ -210,9 +225,9 @@ def _pool(x: tf.Tensor, arch: Architecture) -> tf.Tensor:
     return tf.reshape(both, [x.shape[0], -1])
 
 
-def _scores(q: tf.Tensor, k: tf.Tensor, relative: tf.Tensor | None) -> tf.Tensor:
+def _scores(ops: Ops, q: tf.Tensor, k: tf.Tensor, relative: tf.Tensor | None) -> tf.Tensor:
     """[b, heads, m, n]; relative [n, n, head_dim] is what a query meets at each distance."""
-    scores = tf.matmul(q, k, transpose_b=True)
+    scores = ops.matmul(q, k, transpose_b=True)
     if relative is None:
         return scores
     b, heads, m, head_dim = q.shape

@@ -60,7 +60,7 @@ def logits(
         y = norm_relu(conv(y, f"{name}/conv_2", stride), f"{name}/norm_3")
         x = shortcut + conv(y, f"{name}/conv_3")
     x = note("head/rows", tf.reduce_mean(norm_relu(x, "norm"), axis=[1, 2]))
-    return tf.matmul(x, w["head/kernel"]) + w["head/bias"]
+    return tf.nn.bias_add(tf.matmul(x, w["head/kernel"]), w["head/bias"])
 
 
 def _pad(x: tf.Tensor, width: int) -> tf.Tensor:

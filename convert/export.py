@@ -13,7 +13,20 @@ from pathlib import Path
 import click
 import tensorflow as tf
 
-from convert import budget, metadata, prototypes, reference, sensitivity, sites, tune, verify
+from convert import (
+    budget,
+    metadata,
+    prototypes,
+    reference,
+    sensitivity,
+    sites,
+    tfjs,
+    tfjs_graph,
+    tune,
+    verify,
+    web,
+    written,
+)
 from convert import model as models
 from convert.extras import EXTRAS, refusal
 from convert.model import Model
@@ -29,6 +42,7 @@ from tfvit import figures
 from tfvit.data import Source
 from tfvit.evaluate import classification
 from tfvit.files import staged_files
+from tfvit.progress import progress
 
 PAGE, FAILED = "report.html", "failed.json"
 VERSIONED = ("tensorflow", "tensorflow-model-optimization", "ai-edge-quantizer", "ai-edge-litert")
@@ -46,6 +60,8 @@ def export(
     with_sensitivity: bool = False,
     max_drop: float | None = None,
     extras: Collection[str] = (),
+    tfjs_weights: Sequence[str] = (),
+    page_for_web: Path | None = None,
     say: Callable[[str], None] = click.echo,
 ) -> dict:
     """Writes a .tflite for each scheme and size, labels.txt, a report and reference pictures into `out`.
@@ -56,6 +72,8 @@ def export(
     max_drop: points of top-1, or of mAP, that a file may lose against float32; the layers that cost
         most are kept in float until it holds.
     extras: names of `convert.extras.EXTRAS`, which the files tell beside their logits.
+    tfjs_weights: names of `convert.tfjs_weights.WEIGHTS`, a TF.js model for each.
+    page_for_web: the built page (`convert.web`), to write a web folder with it.
     Returns the report. Raises UserError for what cannot be exported, and GateError for a file that does
     not load and run, does not compute what Keras does, or loses more than max_drop; then the files in
     `out` are as they were, and `failed.json` says which layers cost what.
@@ -67,6 +85,12 @@ def export(
     for flag, wanted in (("--max-drop", max_drop is not None), ("--sensitivity", with_sensitivity)):
         if wanted and (source is None or source.train is None):
             raise UserError(f"{flag} needs --data: images to measure on")
+    if page_for_web:
+        web.check(page_for_web)
+        if len(image_sizes) > 1:
+            raise UserError("a web folder has one resolution; --image-size names several")
+        for name in web.left_out([scheme.name for scheme in schemes]):
+            say(f"{name} is left out of the web folder: LiteRT.js takes and gives floats only")
     chosen = list(dict.fromkeys((SCHEMES["float32"], *schemes)))
     readings = [models.read(folder, size) for size in image_sizes]
     for scheme in schemes:
@@ -79,7 +103,7 @@ def export(
     told = tuple(name for name in EXTRAS if name in extras)
     if source:
         classification.match_labels(readings[0].labels, source, readings[0].scores)
-    report: dict = {"checkpoint": str(folder), "files": {}}
+    report: dict = {"checkpoint": str(folder), "files": {}, "tfjs": {}}
     examples: verify.Examples = {}
     with staged_files(out) as staging:
         report["reference"] = reference.write_pictures(staging, source)
@@ -87,16 +111,17 @@ def export(
             say(
                 f"{folder}: {model.architecture.name}, {model.size} pixels, {len(model.labels)} classes"
             )
-            written: dict[str, Quantized] = {}
+            files: dict[str, Quantized] = {}
             paths: dict[str, Path] = {}
+            suffix = f"-{model.size}" if len(readings) > 1 else ""
             base = 0.0  # accuracy of the float file, once it is asked for
             for quantized in tune.quantize(model, chosen, source, options, strategy, say, told):
-                stem = quantized.scheme.name + (f"-{model.size}" if len(readings) > 1 else "")
+                stem = quantized.scheme.name + suffix
                 path = staging / f"{stem}.tflite"
                 costs = functools.cache(functools.partial(_costs, model, quantized, source))
                 if with_sensitivity and quantized.scheme.activations != FLOAT:
                     report.setdefault("sensitivity", {})[stem] = costs()
-                if max_drop is None or not written:
+                if max_drop is None or not files:
                     _write(model, quantized, path)
                 else:
                     base = base or verify.accuracy(model, next(iter(paths.values())), source)
@@ -105,25 +130,30 @@ def export(
                         failed=out / FAILED,
                         say=say,
                     )
-                written[stem], paths[stem] = quantized, path
-            rounded = {s: q for s, q in written.items() if q.scheme.activations != FLOAT}
+                files[stem], paths[stem] = quantized, path
+            rounded = {s: q for s, q in files.items() if q.scheme.activations != FLOAT}
             simulate = {stem: quantized.simulate(model) for stem, quantized in rounded.items()}
-            entries = verify.measure(model, paths, source, simulate, examples=examples)
+            scripts = _write_tfjs(model, files["float32" + suffix], tfjs_weights, staging, suffix)
+            entries = verify.measure(model, paths | scripts, source, simulate, examples=examples)
             known, measured = None, {}
             if FEATURES in told and prototypes.possible(model, source):
                 first = next(iter(paths.values()))
                 known, measured["prototypes"] = prototypes.measure(model, first, source)
             names, pixels = reference.write_pixels(staging, report["reference"], model)
+            for stem, path in (paths | scripts).items():
+                entries[stem] |= {
+                    "reference_pixels": names,
+                    **reference.logits(path, pixels, stem in rounded),
+                }
             for stem, path in paths.items():
                 describe(path, prototypes=known, accuracy=entries[stem].get("accuracy"))
                 entries[stem] |= {
                     **measured,
-                    **verify.content(path),
-                    "quantization": _record(written[stem]),
-                    "reference_pixels": names,
-                    **reference.logits(path, pixels, written[stem].scheme),
+                    **written.content(path),
+                    "quantization": _record(files[stem]),
                 }
-            report["files"] |= entries
+                report["files"][stem] = entries[stem]
+            report["tfjs"] |= {stem: entries[stem] for stem in scripts}
         first = readings[0]
         (staging / LABELS_FILE).write_text(metadata.labels_text(first.labels), "utf-8")
         report |= {
@@ -139,6 +169,8 @@ def export(
             "versions": {name: importlib.metadata.version(name) for name in VERSIONED},
         }
         report["seconds"] = time.perf_counter() - began
+        if page_for_web:
+            web.assemble(staging, report, page_for_web)
         write_json(staging / REPORT, report)
         (staging / PAGE).write_text(page(report, examples), "utf-8")
     (out / FAILED).unlink(missing_ok=True)
@@ -159,6 +191,33 @@ def _write(model: Model, quantized: Quantized, path: Path) -> None:
         version=model.sha256[:12],
     )
     path.write_bytes(content)
+
+
+def _write_tfjs(
+    model: Model, quantized: Quantized, weights: Sequence[str], staging: Path, suffix: str
+) -> dict[str, Path]:
+    """A TF.js model for each type of weights; returns their folders by stem.
+
+    quantized: the float32 scheme's. suffix: of the folders, to tell resolutions apart.
+    """
+    if not weights:
+        return {}
+    paths = {}
+    with progress(1 + len(weights), "writing TF.js", "step") as bar:
+        asked = (quantized.weights, model.architecture, quantized.extras)
+        (graph,) = tfjs_graph.graphs([asked])
+        bar.update()
+        outputs = (LOGITS, *quantized.extras)
+        for name in weights:
+            path = staging / tfjs.FOLDER / (name + suffix)
+            inside = metadata.inside(
+                {"scheme": name, "provenance": _origin(model)},
+                *(model.pixel_spec, model.scores, outputs),
+            )
+            tfjs.write(path, graph, name, outputs, {"labels": list(model.labels), **inside})
+            paths[f"{tfjs.FOLDER}-{path.name}"] = path
+            bar.update()
+    return paths
 
 
 def _record(quantized: Quantized) -> dict:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from edge_demo import runner
+from convert import written
 from edge_demo.metadata import ATTENTION, FEATURES
 from tfvit.evaluate import features
 from tfvit.inspect.attention import heat_maps
@@ -45,7 +45,7 @@ def compare(path: Path, expected: dict[str, np.ndarray], pixels: np.ndarray) -> 
     """
     entries = {}
     for name, theirs in expected.items():
-        with runner.runner(path, output=name) as run:
+        with written.running(path, output=name) as run:
             found = run(pixels[: len(theirs)])
         mine, others = (x.reshape(len(x), -1).astype(np.float64) for x in (found, theirs))
         lengths = np.linalg.norm(mine, axis=1) * np.linalg.norm(others, axis=1)

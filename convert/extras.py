@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from convert import edge_graph
-from convert.edge_graph import Quantize
+from convert.edge_graph import Ops, Quantize
 from edge_demo.metadata import ATTENTION, FEATURES, LOGITS
 from tfvit.architecture import Architecture, ResNetArchitecture
 
@@ -33,6 +33,7 @@ def outputs(
     quantize: Quantize = lambda name, x: x,
     integer: bool = False,
     extras: Collection[str] = (),
+    ops: Ops = Ops(),
 ) -> dict[str, tf.Tensor]:
     """Logits and `extras` of grey levels [batch, height, width, 3], by name.
 
@@ -55,7 +56,7 @@ def outputs(
             held(f"rollout/{block}/heads", tf.reduce_mean, x, axis=1)
         return x
 
-    found = {LOGITS: edge_graph.forward(w, pixels, arch, note, integer)}
+    found = {LOGITS: edge_graph.forward(w, pixels, arch, note, integer, ops)}
     if FEATURES in extras:
         found[FEATURES] = _features(w, seen["head/rows"], held)
     if ATTENTION in extras:

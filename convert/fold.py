@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import tensorflow as tf
 
@@ -19,17 +17,6 @@ Weights = dict[str, np.ndarray]
 
 UNIT_SCALE = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}  # grey levels as they are
 MAP = "map/attention"
-
-
-def at_resolution(
-    weights: Weights, arch: Architecture | ResNetArchitecture, image_size: tuple[int, int]
-) -> tuple[Weights, Architecture | ResNetArchitecture]:
-    """The model for another image size: its position embeddings interpolated to the new grid."""
-    new = dataclasses.replace(arch, image_size=image_size)
-    weights = dict(weights)
-    if isinstance(new, Architecture):
-        posemb.at_grid(weights, arch, new)
-    return weights, new
 
 
 def fold(

@@ -39,12 +39,21 @@ def add(
         *(name, summary, version, spec, scores, LABELS_FILE, outputs[1:])
     )
     graph = flatbuffer.with_metadata(model, ENTRY, content)
-    inside = {
-        CHECKSUM: zlib.crc32(graph),
+    told = {CHECKSUM: zlib.crc32(graph), **inside(description, spec, scores, outputs)}
+    files = {LABELS_FILE: labels_text(labels), DESCRIPTION_FILE: as_text(told)}
+    return graph + archive(files)
+
+
+def inside(
+    description: dict,
+    spec: PreprocessSpec,
+    scores: str = SOFTMAX,
+    outputs: Sequence[str] = (LOGITS,),
+) -> dict:
+    """What a model of any format says of itself beside its labels; the arguments are those of `add`."""
+    return {
         **description,
         "preprocess": spec.to_json(),
         "scores": scores,
         "outputs": list(outputs),
     }
-    files = {LABELS_FILE: labels_text(labels), DESCRIPTION_FILE: as_text(inside)}
-    return graph + archive(files)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from convert import fold
 from edge_demo.preprocess import PreprocessSpec
-from tfvit import checkpoint
+from tfvit import checkpoint, posemb
 from tfvit.architecture import Architecture
 
 
@@ -44,7 +44,7 @@ def read(folder: Path, image_size: tuple[int, int] | None = None) -> Model:
     weights = checkpoint.read_weights(folder, config)
     arch, spec = config["architecture"], config["preprocess"]
     if image_size:
-        weights, arch = fold.at_resolution(weights, arch, image_size)
+        weights, arch = posemb.at_resolution(weights, arch, image_size)
         spec = spec.at(*image_size)
     sha256 = config["weights_sha256"]
     labels, scores = config["labels"], config["scores"]

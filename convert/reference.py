@@ -14,7 +14,6 @@ from PIL import Image
 
 from convert import verify
 from convert.model import Model
-from convert.schemes import FLOAT, Scheme
 from edge_demo import images, parity, preprocess
 from edge_demo.errors import UserError
 from tfvit.data import Source
@@ -53,10 +52,12 @@ def write_pixels(folder: Path, names: list[str], model: Model) -> tuple[list[str
     return written, np.stack(found)
 
 
-def logits(path: Path, pixels: np.ndarray, scheme: Scheme) -> dict:
-    """What a file gives for the pixels in LiteRT here, and how far another device may be from that."""
+def logits(path: Path, pixels: np.ndarray, rounds: bool) -> dict:
+    """What a file gives for the pixels here, and how far another device may be from that.
+
+    rounds: whether it computes in integers, if only here and there.
+    """
     found = verify.logits(path, pixels)
-    rounds = scheme.activations != FLOAT
     return {
         "reference_logits": [[float(f"{value:.7g}") for value in row] for row in found],
         "reference_tolerance": parity.QUANTIZED_TOLERANCE if rounds else parity.FLOAT_TOLERANCE,

@@ -5,18 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import jinja2
-from markupsafe import Markup
-
 from convert import pictures
 from convert.formats import FORMATS, number
 from edge_demo.scores import SIGMOID
 from tfvit import figures
+from tfvit.page import template, thumbnail
 
 if TYPE_CHECKING:
     from convert.verify import Examples
 
-TEMPLATE = "report.html.jinja"
+TEMPLATE = Path(__file__).with_name("report.html.jinja")
 MAX_DROP = 0.01  # of accuracy against float, for a file to be called as right as float
 MAX_PHOTOS = 12
 
@@ -26,26 +24,19 @@ def page(report: dict, examples: Examples) -> str:
 
     examples: (file stem, name of a photo) -> pixels, for the report's disagreements.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {**FORMATS, "facts": facts}
     files = report["files"]
-    return environment.get_template(TEMPLATE).render(
+    return template(TEMPLATE, {**FORMATS, "facts": facts}).render(
         report=report,
         verdict=verdict(files),
         figure=_figure(next(iter(files.values()))) if report["data"] else None,
         several=report["scores"] == SIGMOID,
         rows=[_row(entry, files) for entry in files.values()],
+        tfjs=[_row(entry, files) for entry in report["tfjs"].values()],
         threads=sorted({t for e in files.values() for t in e["latency_ms"]}, key=int),
-        picture=_markup(pictures.accuracy_against_latency(files)),
-        photos=_photos(files, examples),
+        picture=pictures.accuracy_against_latency(files),
+        photos=_photos(files | report["tfjs"], examples),
         sensitivity={
-            stem: _markup(pictures.sensitivity(costs))
+            stem: pictures.sensitivity(costs)
             for stem, costs in report.get("sensitivity", {}).items()
         },
         most_sites=pictures.MOST_SITES,
@@ -151,10 +142,6 @@ def _photos(files: dict[str, dict], examples: Examples) -> list[dict]:
             photo["said"].append((stem, item["found"]))
             pixels = examples.get((stem, item["name"]))
             if pixels is not None:
-                photo["picture"] = pictures.thumbnail(pixels)
+                photo["picture"] = thumbnail(pixels)
     surest = sorted(photos.values(), key=lambda photo: -photo["reference"]["score"])
     return surest[:MAX_PHOTOS]
-
-
-def _markup(svg: str | None) -> Markup | None:
-    return None if svg is None else Markup(svg)

@@ -1,22 +1,19 @@
-"""What the written files do, in the runtime that devices use: parity, accuracy, speed, memory.
-
-Every load and run of a file happens in a child process (`runner`).
-"""
+"""What the written files do: parity and accuracy; of a .tflite speed, memory and delegation, too."""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import tf_keras as keras
 
-from convert import answers, extra_parity
-from edge_demo import metadata, runner
+from convert import answers, extra_parity, written
+from convert.schemes import SCHEMES
+from convert.written import Run
+from edge_demo import runner
 from edge_demo.errors import GateError
 from tfvit import checkpoint, figures
 from tfvit.data import Source, Split, pipeline
@@ -29,7 +26,6 @@ from tfvit.progress import progress
 if TYPE_CHECKING:
     from convert.model import Model
 
-Run = Callable[[np.ndarray], np.ndarray]  # uint8 [n, height, width, 3] -> logits [n, classes]
 Examples = dict[tuple[str, str], np.ndarray]  # (file stem, name of a photo) -> uint8 [h, w, 3]
 
 PARITY_IMAGES = 64
@@ -49,39 +45,45 @@ def measure(
 ) -> dict[str, dict]:
     """What each file does: the `files` entries of report.json, by file stem.
 
-    model: the float model at the files' resolution. paths: file stem -> .tflite, all of one resolution,
-    the float32 file first: it is held to the Keras model, and the others are compared with it.
+    model: the float model at the files' resolution. paths: file stem -> what was written (`written`), all
+    of one resolution, float32.tflite first: the others are compared with it.
     source: its held-out split is measured on; without it there is no accuracy.
     simulate: file stem -> the logits that quantization-aware training simulates.
     examples: filled with the photos of the disagreements, as the model saw them.
     Raises GateError, naming the file, if one does not load or run or gives logits that are not finite, or
-    if the float one does not compute what Keras does.
+    if one in float32 does not compute what Keras does.
     """
     pixels = sample(model, source)
     reference = next(iter(paths))
     keras_model = _keras(model)
     keras_logits = _keras_logits(keras_model, pixels)
-    extras = metadata.read(paths[reference]).outputs[1:]
+    extras = written.description(paths[reference])["outputs"][1:]
     keras_extras = extra_parity.of_keras(keras_model, extras, pixels)
     entries, float_predictions = {}, None
     for stem, path in paths.items():
         entries[stem] = entry = _describe(model, path, reference)
-        entry["delegation"] = runner.delegation(path)
-        entry["memory_mib"] = runner.memory(path)
-        with runner.runner(path, os.cpu_count()) as run:
+        exact = entry["scheme"] == SCHEMES["float32"].name
+        if written.is_tflite(path):
+            entry["delegation"] = runner.delegation(path)
+            entry["memory_mib"] = runner.memory(path)
+        with written.running(path, os.cpu_count()) as run:
             found = run(pixels)
             if not np.isfinite(found).all():
-                raise GateError(f"{path.name}: logits are not finite")
+                raise GateError(f"{entry['file']}: logits are not finite")
             entry["parity_with_keras"] = answers.difference(found, keras_logits, model.scores)
-            if stem == reference and not within_tolerance(entry["parity_with_keras"]):
+            if exact and not within_tolerance(entry["parity_with_keras"]):
                 worst = entry["parity_with_keras"]["max_difference"]
-                raise GateError(f"{path.name}: logits differ by {worst:.1e} from the Keras model")
+                raise GateError(
+                    f"{entry['file']}: logits differ by {worst:.1e} from the Keras model"
+                )
             if extras:
                 entry["extras"] = extra_parity.compare(path, keras_extras, pixels)
             for name, parity in entry.get("extras", {}).items():
-                if stem == reference and not within_tolerance(parity):
+                if exact and not within_tolerance(parity):
                     worst = parity["max_difference"]
-                    raise GateError(f"{path.name}: {name} off by {worst:.1e} from the Keras model")
+                    raise GateError(
+                        f"{entry['file']}: {name} off by {worst:.1e} from the Keras model"
+                    )
             if stem in simulate:
                 simulated = simulate[stem](pixels)
                 entry["parity_with_simulation"] = answers.difference(found, simulated, model.scores)
@@ -106,14 +108,15 @@ def measure(
         if examples is not None:
             for _, place, image in differing:
                 examples[stem, predictions.names[place]] = image
-    for entry, speed in zip(entries.values(), latency(list(paths.values()))):
-        entry |= speed
+    timed = {stem: path for stem, path in paths.items() if written.is_tflite(path)}
+    for stem, speed in zip(timed, latency(list(timed.values()))):
+        entries[stem] |= speed
     return entries
 
 
 def logits(path: Path, pixels: np.ndarray) -> np.ndarray:
-    """Logits [n, classes] of a .tflite for resized pictures, uint8 [n, height, width, 3]."""
-    with runner.runner(path) as run:
+    """Logits [n, classes] of what was written for resized pictures, uint8 [n, height, width, 3]."""
+    with written.running(path) as run:
         return run(pixels)
 
 
@@ -146,21 +149,15 @@ def latency(paths: list[Path]) -> list[dict[str, dict[str, float]]]:
 
 
 def _describe(model: Model, path: Path, reference: str) -> dict:
-    inside = metadata.read(path)
+    inside = written.description(path)
     return {
-        "file": path.name,
-        "scheme": inside.description["scheme"],
-        "outputs": list(inside.outputs),
+        "file": written.name(path),
+        "scheme": inside["scheme"],
+        "outputs": inside["outputs"],
         "image_size": list(model.architecture.image_size),
         "reference": reference,
-        **content(path),
+        **written.content(path),
     }
-
-
-def content(path: Path) -> dict:
-    """Size and hash of a file."""
-    data = path.read_bytes()
-    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
 def accuracy(model: Model, path: Path, source: Source) -> float:

@@ -23,7 +23,9 @@ pipeline.py    from frames to results;  results.py  what was seen in a frame
 outputs.py     where results go: lines, pictures, videos, a folder of what is to be labelled
 render.py      results as bars, JSON and CSV;  annotate.py  on the picture;  terminal.py  in place
 server.py      --serve: the live page (page.html), the same for programs, and metrics.py for Prometheus
-bounded_http.py  the HTTP server under it: whoever asks, everything about it is bounded
+web_server.py  `edge-demo web`: the files of an exported web folder, for browsers
+certificate.py  https for a local network
+bounded_http.py  the HTTP server under both: whoever asks, everything about it is bounded;  http_messages.py
 benchmark.py   how fast files are;  bare.py  any .tflite;  profiler.py  where its time goes
 parity.py      whether this device computes what the export did
 machine.py     what figures are measured on;  tables.py, progress.py  for people
@@ -32,6 +34,7 @@ options.py     options that these share;  option_types.py  of what is given to o
 runner.py      a .tflite in a process of its own, which it may end
 delegation.py  which operations XNNPACK takes, and why not the others
 files.py       files written whole or not at all, and read with one line for what is wrong
+stopping.py    Ctrl-C as the usual end
 errors.py      UserError: one line, exit code 2
 quiet.py       silence for libraries that greet
 """

@@ -16,7 +16,9 @@ TEXT, FAINT, PANEL, BAR = (255, 255, 255), (200, 200, 200), (0, 0, 0, 150), (88,
 REGION = (255, 200, 60)
 # Colours of attention from none to most, dark to bright; the darkest are the most transparent.
 HEAT = np.array([(20, 10, 60), (120, 30, 110), (220, 70, 60), (252, 170, 40), (252, 255, 165)])
-WHOLE = (5, 98)  # percentiles of the attention that the colours go from and to
+# Percentiles of the attention that the colours go from and to: a few patches that stand for all must not
+# hide the rest.
+WHOLE = (5, 98)
 OPACITY = 0.75  # of the most looked at
 
 
@@ -32,12 +34,33 @@ def draw(result: Result, top: int = 3, attention: bool = False) -> Image.Image:
         )
     if attention:
         box = result.region or (0, 0, *picture.size)
-        picture.paste(_heated(picture.crop(box), result.attention), box[:2])
+        picture.paste(heated(picture.crop(box), result.attention), box[:2])
     canvas = ImageDraw.Draw(picture, "RGBA")
     if result.region:
         canvas.rectangle(result.region, outline=REGION, width=max(1, picture.height // 240))
     _panel(canvas, result, top)
     return picture
+
+
+def heated(picture: Image.Image, attention: np.ndarray) -> Image.Image:
+    """The picture under the colours of HEAT, each place as opaque as it was looked at.
+
+    attention: float32 [rows, columns], of any scale.
+    """
+    share = Image.fromarray(strength(attention))
+    share = np.clip(np.asarray(share.resize(picture.size, Image.Resampling.BICUBIC)), 0, 1)
+    places = np.linspace(0, 1, len(HEAT))
+    levels = np.arange(256) / 255
+    colours = np.stack([np.interp(levels, places, channel) for channel in HEAT.T], axis=-1)
+    index = np.round(255 * share).astype(np.uint8)
+    heat = Image.fromarray(np.round(colours).astype(np.uint8)[index])
+    return Image.composite(heat, picture, Image.fromarray(np.uint8(OPACITY * index)))
+
+
+def strength(attention: np.ndarray) -> np.ndarray:
+    """Attention of any scale, its percentiles of WHOLE as 0 and 1: float32 [rows, columns]."""
+    low, high = np.percentile(attention, WHOLE)
+    return ((attention - low) / max(high - low, 1e-12)).astype(np.float32)
 
 
 def _panel(canvas: ImageDraw.ImageDraw, result: Result, top: int) -> None:
@@ -88,18 +111,3 @@ def _font(size: int) -> ImageFont.ImageFont:
         except OSError:
             continue
     return ImageFont.load_default(size)
-
-
-def _heated(picture: Image.Image, attention: np.ndarray) -> Image.Image:
-    """The picture under the colours of HEAT, each place as opaque as it was looked at."""
-    low, high = np.percentile(
-        attention, WHOLE
-    )  # a few patches that stand for all must not hide the rest
-    share = Image.fromarray((attention - low) / max(high - low, 1e-12))
-    share = np.clip(np.asarray(share.resize(picture.size, Image.Resampling.BICUBIC)), 0, 1)
-    places = np.linspace(0, 1, len(HEAT))
-    levels = np.arange(256) / 255
-    colours = np.stack([np.interp(levels, places, channel) for channel in HEAT.T], axis=-1)
-    index = np.round(255 * share).astype(np.uint8)
-    heat = Image.fromarray(np.round(colours).astype(np.uint8)[index])
-    return Image.composite(heat, picture, Image.fromarray(np.uint8(OPACITY * index)))

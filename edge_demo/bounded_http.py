@@ -1,27 +1,28 @@
 """An HTTP server that strangers may reach: one request a connection, and everything about it is bounded.
 
-It knows nothing of pictures. What it answers is a table: path -> method -> function of a Request.
+It knows nothing of pictures or files: what it answers is told by the methods of a path (http_messages.py).
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
+import errno
 import http.server
 import io
 import ipaddress
-import json
 import math
 import os
 import re
 import socket
 import socketserver
+import ssl
 import threading
 import time
 import urllib.parse
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from edge_demo.errors import UserError
+from edge_demo.http_messages import Find, Refused, Reply, Request, json_reply, netloc
 
 MAX_CONNECTIONS = 64  # one more, and whoever has the least time left is cut off
 MAX_HEAD = 16 * 2**10  # bytes of a request line and its headers
@@ -43,48 +44,12 @@ HEADERS = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """query: the last value of each name. body: reads it, and raises Refused where it is unfit."""
-
-    query: dict[str, str]
-    body: Callable[[], bytes]
-
-
-@dataclasses.dataclass(frozen=True)
-class Reply:
-    """body: bytes, or parts that are sent as they come. after: is called when all is over."""
-
-    body: bytes | Iterable[bytes]
-    type: str
-    code: int = 200
-    headers: dict[str, str] = dataclasses.field(default_factory=dict)
-    after: Callable[[], None] = lambda: None
-
-
-class Refused(Exception):
-    """A request that gets no answer but an HTTP status and one line."""
-
-    def __init__(self, code: int, message: str, **headers: str) -> None:
-        super().__init__(message)
-        self.reply = json_reply({"error": message}, code, headers)
-
-
-Routes = dict[str, dict[str, Callable[[Request], Reply]]]
-
-
-def json_reply(found: dict, code: int = 200, headers: dict[str, str] | None = None) -> Reply:
-    """A line of JSON."""
-    body = json.dumps(found, ensure_ascii=False).encode(errors="replace") + b"\n"
-    return Reply(body, "application/json; charset=utf-8", code, headers or {})
-
-
 class Server(socketserver.TCPServer):
-    """Answers requests by `routes`, each in a thread, until `end`.
+    """Answers requests by what `find` has for their paths, each in a thread, until `end`.
 
-    address: (host, port); port 0 picks one. counted: is told path and status of each answer; a path
-        that is not in routes is "other".
-    say: is told of errors that are nobody's but ours.
+    address: (host, port); port 0 picks one. say: is told of errors that are nobody's but ours.
+    counted: is told path and status of each answer; a path that is not found is "other".
+    tls: encrypts, if given.
     Bound to this machine alone, it answers only to its names: a page elsewhere whose name was made to
     lead here (DNS rebinding) has another.
     Raises UserError where it cannot listen.
@@ -96,11 +61,12 @@ class Server(socketserver.TCPServer):
     def __init__(
         self,
         address: tuple[str, int],
-        routes: Routes,
-        counted: Callable[[str, int], None],
+        find: Find,
         say: Callable[[str], None],
+        counted: Callable[[str, int], None] = lambda path, code: None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
-        self.routes, self.counted, self.say = routes, counted, say
+        self.find, self.say, self.counted, self._tls = find, say, counted, tls
         self._changed = threading.Condition()
         self._due: dict[socket.socket, float] = {}  # connection -> when it is cut off
         host, port = address
@@ -109,11 +75,14 @@ class Server(socketserver.TCPServer):
             self.address_family, *_, resolved = found[0]
             super().__init__(resolved, Handler)
         except (OSError, UnicodeError) as error:
-            reason = getattr(error, "strerror", None) or error
+            reason = getattr(error, "strerror", None) or str(error)
+            if getattr(error, "errno", None) == errno.EADDRINUSE:
+                reason += "; port 0 picks a free one"
             raise UserError(f"cannot serve on {netloc(host, port)}: {reason}") from None
-        bound = ipaddress.ip_address(self.server_address[0].partition("%")[0])
-        self.only_here = bound.is_loopback
-        self.url = f"http://{netloc(host, self.server_address[1])}"
+        self.bound = ipaddress.ip_address(self.server_address[0].partition("%")[0])
+        self.only_here = self.bound.is_loopback
+        scheme = "https" if tls else "http"
+        self.url = f"{scheme}://{netloc(host, self.server_address[1])}"
         self._thread = threading.Thread(target=self.serve_forever, args=(POLL,), daemon=True)
         self._thread.start()
 
@@ -139,6 +108,13 @@ class Server(socketserver.TCPServer):
             for connection, due in self._due.items():
                 if due < now:
                     self._cut(connection)
+
+    def get_request(self) -> tuple[socket.socket, object]:
+        connection, client = super().get_request()
+        if self._tls:  # the handshake is done in the connection's own thread and time
+            options = {"server_side": True, "do_handshake_on_connect": False}
+            connection = self._tls.wrap_socket(connection, **options)
+        return connection, client
 
     def process_request(self, request: socket.socket, client_address) -> None:
         with self._changed:
@@ -173,8 +149,8 @@ class Server(socketserver.TCPServer):
     def _cut(self, connection: socket.socket) -> None:
         """Its thread finds it closed and ends."""
         self._due[connection] = -math.inf
-        with contextlib.suppress(OSError):
-            connection.shutdown(socket.SHUT_RDWR)
+        with contextlib.suppress(OSError):  # below TLS, which its thread may be using
+            socket.socket.shutdown(connection, socket.SHUT_RDWR)
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -188,6 +164,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
     request_version = protocol_version
 
     def setup(self) -> None:
+        if isinstance(self.request, ssl.SSLSocket):
+            self.request.do_handshake()
         self.request.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNSENT)
         super().setup()
 
@@ -217,18 +195,18 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def answer(self) -> None:
         """Answers a request whose head was read."""
         path, _, query = self.path.partition("?")
+        known = "other"
         try:
             self._check_sender()
-            if path not in self.server.routes:
-                raise Refused(404, "there is " + " ".join(self.server.routes))
-            methods = self.server.routes[path]
+            methods = self.server.find(path)
+            known = path
             method = "GET" if self.command == "HEAD" else self.command
             if method not in methods:
                 allowed = ", ".join([*methods, *(["HEAD"] if "GET" in methods else [])])
                 raise Refused(405, f"{path} takes {allowed}", Allow=allowed)
             self.server.allow(self.connection, math.inf)  # it is our turn
             fields = dict(urllib.parse.parse_qsl(query, keep_blank_values=True))
-            reply = methods[method](Request(fields, self._body))
+            reply = methods[method](Request(fields, self.headers, self._body))
         except Refused as refused:
             reply = refused.reply
         except UserError as error:
@@ -238,12 +216,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
         except Exception as error:
             self.server.say(f"{path}: {type(error).__name__}: {error}")
             reply = json_reply({"error": "an error of the server; it says which on stderr"}, 500)
-        self._send(reply, path)
+        self._send(reply, known)
 
     do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = answer
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        self._send(Refused(code, message or self.responses[code][0]).reply, "")
+        self._send(Refused(code, message or self.responses[code][0]).reply, "other")
 
     def version_string(self) -> str:
         return "edge-demo"
@@ -295,13 +273,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.server.allow(self.connection, math.inf)
         return body
 
-    def _send(self, reply: Reply, path: str) -> None:
-        self.server.counted(path if path in self.server.routes else "other", reply.code)
+    def _send(self, reply: Reply, known: str) -> None:
+        self.server.counted(known, reply.code)
         try:
             self.server.allow(self.connection, ANSWER)
             self.send_response(reply.code)
             whole = isinstance(reply.body, bytes)
-            length = {"Content-Length": str(len(reply.body))} if whole else {}
+            counts = whole and reply.code != http.HTTPStatus.NOT_MODIFIED
+            length = {"Content-Length": str(len(reply.body))} if counts else {}
             fields = HEADERS | {"Content-Type": reply.type} | length | reply.headers
             for name, value in fields.items():
                 self.send_header(name, value)
@@ -317,14 +296,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def _linger(self) -> None:
         """Takes what is still being sent: a connection closed with bytes unread loses its answer."""
         self.server.allow(self.connection, LINGER)
+        if isinstance(self.connection, ssl.SSLSocket):
+            self.connection.unwrap()  # tells the other side that nothing was cut off
         self.connection.shutdown(socket.SHUT_WR)
         while self.connection.recv(1 << 16):
             pass
-
-
-def netloc(host: str, port: int) -> str:
-    """Host and port as a URL has them."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _is_here(host: str) -> bool:

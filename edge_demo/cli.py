@@ -11,7 +11,7 @@ from typing import NoReturn
 
 import click
 
-from edge_demo.commands import benchmark, classify, enroll, parity
+from edge_demo.commands import benchmark, classify, enroll, parity, web
 from edge_demo.errors import UserError
 
 
@@ -67,5 +67,5 @@ def main():
     """
 
 
-for command in (classify.classify, benchmark.benchmark, parity.parity, enroll.enroll):
+for command in (classify.classify, benchmark.benchmark, parity.parity, enroll.enroll, web.web):
     main.add_command(command)

@@ -16,9 +16,10 @@ from pathlib import Path
 from PIL import Image, ImageOps
 
 from edge_demo import metrics, render
-from edge_demo.bounded_http import Refused, Reply, Request, Server, json_reply
+from edge_demo.bounded_http import Server
 from edge_demo.errors import UserError
 from edge_demo.frames import Frame
+from edge_demo.http_messages import Refused, Reply, Request, json_reply, table
 from edge_demo.outputs import Draw, Take
 from edge_demo.pipeline import Pipeline
 from edge_demo.results import Result
@@ -288,7 +289,7 @@ def serve(
     """
     board = Board(draw)
     site = Site(pipeline, board, top, model, source, unreadable)
-    server = Server(address, site.routes, site.counted, say)
+    server = Server(address, table(site.routes), say, site.counted)
     say(server.url)
     if not server.only_here:
         say("whoever reaches this machine sees it: there is no password")

@@ -18,3 +18,12 @@ def table(rows: list[list[str]], header: list[str], left: int = 1) -> str:
 def percent(share: float | None) -> str:
     """0.9731 as "97.31 %"; None as "-"."""
     return "-" if share is None else f"{100 * share:.2f} %"
+
+
+def scaled(value: float) -> str:
+    """17580000000 as "17.58 G"."""
+    for prefix in ("", "k", "M", "G", "T", "P", "E"):
+        if value < 1000 or prefix == "E":
+            return f"{value:.4g} {prefix}"
+        value /= 1000
+    raise AssertionError

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from browser import browse, chromium  # noqa: F401
 from click.testing import CliRunner
 from helpers import BIN, SMALL
 from PIL import Image
@@ -147,5 +148,16 @@ def exported(tmp_path_factory, tfvit_cli, digits_run) -> Path:
     done = tfvit_cli(
         *("convert", digits_run, "--data", "digits", "--int8", "--qat-steps", "20", "--out", out)
     )
+    assert done.code == 0, done.err
+    return out
+
+
+@pytest.fixture(scope="session")
+def web_export(tmp_path_factory, tfvit_cli, digits_run) -> Path:
+    """`tfvit convert --format web` of `digits_run`, all that a model can tell and all engines in it."""
+    out = tmp_path_factory.mktemp("web_export")
+    options = ("--scheme", "float32,dynamic,int8", "--calibrate-only", "--format", "web")
+    weights = ("--tfjs-weights", "float32,float16,uint8", "--with-features", "--with-attention")
+    done = tfvit_cli("convert", digits_run, "--data", "digits", *options, *weights, "--out", out)
     assert done.code == 0, done.err
     return out

@@ -4,8 +4,10 @@ import importlib.metadata
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from helpers import TESTS
 
 from tfvit.options import EXTRAS
 
@@ -55,3 +57,16 @@ def test_the_commands_are_installed_and_know_their_version(command, process):
     done = process(command, "--version")
     assert done.code == 0
     assert importlib.metadata.version("tfvit") in done.out
+
+
+def test_the_built_page_ships_and_its_sources_do_not(tmp_path):
+    command = [sys.executable, "setup.py", "-q", "build", "--build-base", tmp_path]
+    subprocess.run(command, cwd=TESTS.parent, check=True, capture_output=True)
+    built = tmp_path / "lib" / "edge_demo" / "web"
+    found = {path.relative_to(built) for path in built.rglob("*") if path.is_file()}
+    dist = TESTS.parent / "edge_demo" / "web"
+    assert found == {p.relative_to(dist) for p in (dist / "dist").rglob("*") if p.is_file()}
+    assert Path("dist/index.html") in found and Path("dist/classifier.d.ts") in found
+    sizes = {path: (built / path).stat().st_size for path in found}
+    assert max(sizes.values()) < 4e6  # the engines are packed
+    assert sum(sizes.values()) < 12e6

@@ -14,9 +14,10 @@ data/            image folders, TFDS, digits; augmentation; the input pipeline
 train.py         the training loop, with optimizer.py, strategies.py, runs.py
 interop/         models of other libraries
 evaluate/        accuracy of a checkpoint or a .tflite
-dry_run.py       what a run will cost, counted by flops.py
+dry_run.py       what a run will cost, counted by flops.py; cost.py, what a model does
 watch.py         pictures and traces of a run; compare.py, several runs; drawn by plots.py
-inspect/         where a model looks
+inspect/         what a model sees with, where it looks
+page.py          what HTML pages are made of
 cli.py           the `tfvit` command, with commands/
 
 Nothing of TensorFlow is imported before it is used.

@@ -21,7 +21,7 @@ from edge_demo.errors import UserError
 from edge_demo.files import decoding, read_json
 from edge_demo.preprocess import PreprocessSpec
 from edge_demo.scores import known
-from tfvit import architecture
+from tfvit import architecture, posemb
 from tfvit.files import atomic_folder, recover
 
 CONFIG, WEIGHTS, OPTIMIZER = "config.json", "weights.safetensors", "optimizer.safetensors"
@@ -205,21 +205,26 @@ def _header(path: Path) -> tuple[int, dict]:
     return 8 + length, header
 
 
-def load(folder: str | Path, dtype: str = "float32"):
+def load(folder: str | Path, dtype: str = "float32", image_size: tuple[int, int] | None = None):
     """The model of a checkpoint folder: a `Model` with its labels and preprocessing.
 
     dtype: "float32", or "mixed_bfloat16" to compute in bfloat16.
+    image_size: (height, width) to have it for, None for its own; position embeddings are interpolated.
     Raises UserError if anything is missing, damaged or does not fit together.
     """
     from tfvit.model import build
 
     config = read_config(folder)
     weights = read_weights(folder, config)
+    arch, spec = config["architecture"], config["preprocess"]
+    if image_size:
+        weights, arch = posemb.at_resolution(weights, arch, image_size)
+        spec = spec.at(*image_size)
     model = build(
-        config["architecture"],
+        arch,
         dtype=dtype,
         labels=config["labels"],
-        preprocess=config["preprocess"],
+        preprocess=spec,
         scores=config["scores"],
         provenance=config["provenance"],
     )

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import click
 
-from edge_demo import files
 from edge_demo.cli import OneLineErrors
-from edge_demo.errors import UserError
 from tfvit.commands import (
     checkpoints,
     compare,
@@ -14,12 +12,11 @@ from tfvit.commands import (
     evaluate,
     export,
     fewshot,
+    info,
+    inspect,
     launch,
     probe,
     train,
-)
-from tfvit.options import (
-    PATH,
 )
 
 CONTEXT = {"max_content_width": 100, "help_option_names": ["-h", "--help"]}
@@ -42,6 +39,7 @@ def main():
     """
 
 
+main.add_command(info.info)
 main.add_command(checkpoints.create)
 main.add_command(checkpoints.import_model)
 main.add_command(checkpoints.export_model)
@@ -51,26 +49,6 @@ main.add_command(export.convert)
 main.add_command(evaluate.evaluate)
 main.add_command(probe.probe)
 main.add_command(fewshot.fewshot)
+main.add_command(inspect.inspect)
 main.add_command(compare.compare)
 main.add_command(data_service.data_service)
-
-
-@main.command()
-@click.argument("path", type=PATH)
-@click.option("--json", "json_file", type=PATH, help="Write it to a file.")
-def info(path, json_file):
-    """Say what PATH holds: a checkpoint folder, a run folder or a .tflite.
-
-    \b
-    Examples:
-      tfvit info runs/photos
-      tfvit info exported/int8.tflite --json int8.json
-    """
-    if not path.exists():
-        raise UserError(f"{path}: no such checkpoint folder or .tflite")
-    from tfvit.info import describe, lines
-
-    description = describe(path)
-    click.echo("\n".join(lines(description)))
-    if json_file:
-        files.write_json(json_file, description)

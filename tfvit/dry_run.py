@@ -8,6 +8,7 @@ from collections.abc import Callable
 import tensorflow as tf
 import tf_keras as keras
 
+from edge_demo.tables import scaled
 from tfvit import flops
 from tfvit.model import named_weights
 
@@ -60,20 +61,17 @@ class DryRun:
         """The figures as people read them."""
         height, width = self.image_size
         frozen = self.parameters - self.trainable
-        parts = [
-            f"{name} {_scaled(n)}B" for name, n in self.memory.items() if n and name != "total"
-        ]
+        parts = [f"{name} {scaled(n)}B" for name, n in self.memory.items() if n and name != "total"]
         each = "" if self.devices == 1 else f" on each of {self.devices} devices"
         return [
             f"model       {self.model} at {height}x{width}",
-            f"parameters  {_scaled(self.parameters)}"
-            + f", {_scaled(frozen)} frozen" * bool(frozen),
-            f"forward     {_scaled(self.macs_per_image)} multiply-adds per image "
-            f"({_scaled(self.flops_per_image)}FLOP)",
-            f"step        {_scaled(self.flops_per_step)}FLOP for {self.batch_size} images",
-            f"memory      about {_scaled(self.memory['total'])}B{each}: {', '.join(parts)}",
+            f"parameters  {scaled(self.parameters)}" + f", {scaled(frozen)} frozen" * bool(frozen),
+            f"forward     {scaled(self.macs_per_image)} multiply-adds per image "
+            f"({scaled(self.flops_per_image)}FLOP)",
+            f"step        {scaled(self.flops_per_step)}FLOP for {self.batch_size} images",
+            f"memory      about {scaled(self.memory['total'])}B{each}: {', '.join(parts)}",
             f"run         {self.steps} steps, {self.epochs:.1f} epochs of {self.examples} images, "
-            f"{_scaled(self.flops)}FLOP",
+            f"{scaled(self.flops)}FLOP",
         ]
 
 
@@ -139,12 +137,3 @@ def describe(
         steps=steps,
         examples=examples,
     )
-
-
-def _scaled(value: float) -> str:
-    """17580000000 as "17.58 G"."""
-    for prefix in ("", "k", "M", "G", "T", "P", "E"):
-        if value < 1000 or prefix == "E":
-            return f"{value:.4g} {prefix}"
-        value /= 1000
-    raise AssertionError

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable
 
 import tensorflow as tf
 
+from tfvit import liveness
+
 # ops whose output is their input's memory
 VIEWS = ("Identity", "Reshape", "Squeeze", "ExpandDims", "StopGradient", "PreventGradient")
 FREE = ("ReadVariableOp", "VarHandleOp", "Const")  # weights, counted apart, and what is small
@@ -80,19 +82,13 @@ def peak_bytes(ops: list[tf.Operation], apart: Iterable[tf.Tensor]) -> int:
         for x in op.outputs:
             owner[x.ref()] = owner[op.inputs[0].ref()] if op.type in VIEWS else x
     nothing = {owner[x.ref()].ref() for x in apart}
-    last = {owner[x.ref()].ref(): i for i, op in enumerate(ops) for x in op.inputs}
-    ends: dict[int, list[int]] = {}
-    live = peak = 0
-    for i, op in enumerate(ops):
-        for x in op.outputs:
-            key = x.ref()
-            if op.type in VIEWS + FREE or key not in last or key in nothing:
-                continue
-            live += _size(x) * x.dtype.size
-            ends.setdefault(last[key], []).append(_size(x) * x.dtype.size)
-        peak = max(peak, live)
-        live -= sum(ends.pop(i, ()))
-    return peak
+    steps, size = [], {}
+    for op in ops:
+        held = () if op.type in VIEWS + FREE else op.outputs
+        made = {x.ref(): _size(x) * x.dtype.size for x in held if x.ref() not in nothing}
+        steps.append(([owner[x.ref()].ref() for x in op.inputs], list(made)))
+        size |= made
+    return liveness.peak(steps, size)
 
 
 def _size(x: tf.Tensor) -> int:

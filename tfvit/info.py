@@ -6,11 +6,10 @@ import collections
 import math
 from pathlib import Path
 
-from ai_edge_litert import schema_py_generated as schema
-
 from edge_demo import metadata
 from edge_demo.scores import SIGMOID
-from tfvit import checkpoint
+from tfvit import checkpoint, tflite_graph
+from tfvit.tflite_graph import TYPES
 
 
 def describe(path: Path) -> dict:
@@ -41,28 +40,20 @@ def _checkpoint(folder: Path) -> dict:
 
 def _tflite(path: Path) -> dict:
     content = metadata.read(path)
-    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(path.read_bytes()))
+    model = tflite_graph.read(path)
     graph = model.subgraphs[0]
-    names = {code: name for name, code in vars(schema.BuiltinOperator).items() if name[0] != "_"}
-    types = {code: name for name, code in vars(schema.TensorType).items() if name[0] != "_"}
-    operators = collections.Counter(
-        names[model.operatorCodes[op.opcodeIndex].builtinCode] for op in graph.operators
-    )
+    operators = collections.Counter(tflite_graph.kind(model, op) for op in graph.operators)
     weights = collections.Counter()
     for tensor in graph.tensors:
-        buffer = model.buffers[tensor.buffer]
-        size = (
-            buffer.size if buffer.data is None else len(buffer.data)
-        )  # behind the graph, or in it
-        if size:
-            weights[types[tensor.type].lower()] += size
+        if size := tflite_graph.constant_bytes(model, tensor):
+            weights[TYPES[tensor.type]] += size
 
     def ports(indices, names) -> list[dict]:
         return [
             {
                 "name": name,
                 "shape": [int(n) for n in graph.tensors[i].shape],
-                "dtype": types[graph.tensors[i].type].lower(),
+                "dtype": TYPES[graph.tensors[i].type],
             }
             for i, name in zip(indices, names)
         ]

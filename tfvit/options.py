@@ -9,7 +9,7 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import click
@@ -21,13 +21,20 @@ from tfvit import cluster
 PATH = click.Path(path_type=Path)
 # extra: modules that come with it
 EXTRAS = {
-    "train": ("tensorflow", "tf_keras", "tensorflow_datasets", "safetensors", "sklearn", "cv2"),
+    "train": (
+        "tensorflow",
+        "tf_keras",
+        "tensorflow_datasets",
+        "safetensors",
+        "sklearn",
+        "cv2",
+        "jinja2",
+    ),
     "convert": (
         "tensorflow",
         "tf_keras",
         "tensorflow_model_optimization",
         "ai_edge_quantizer",
-        "jinja2",
     ),
 }
 
@@ -57,6 +64,50 @@ class ImageSize(click.ParamType):
         if not match:
             self.fail(f"{value!r} is neither a number of pixels nor HEIGHTxWIDTH")
         return int(match[1]), int(match[2] or match[1])
+
+
+class ImageSizes(ImageSize):
+    """One or more of N or HEIGHTxWIDTH, separated by commas."""
+
+    name = "pixels,..."
+
+    def convert(self, value, param, ctx) -> tuple[tuple[int, int], ...]:
+        if isinstance(value, tuple):
+            return value
+        parts = [super(ImageSizes, self).convert(part, param, ctx) for part in value.split(",")]
+        return tuple(dict.fromkeys(parts))
+
+
+class Place(click.ParamType):
+    """ROW,COLUMN, counted from 0."""
+
+    name = "ROW,COLUMN"
+
+    def convert(self, value, param, ctx) -> tuple[int, int]:
+        if isinstance(value, (tuple, list)):
+            return tuple(value)
+        match = re.fullmatch(r"(\d{1,5}),(\d{1,5})", value)
+        if not match:
+            self.fail(f"{value!r} is not ROW,COLUMN")
+        return int(match[1]), int(match[2])
+
+
+class Names(click.ParamType):
+    """One or more of some names, separated by commas."""
+
+    name = "name,..."
+
+    def __init__(self, known: Collection[str]) -> None:
+        self._known = known
+
+    def convert(self, value, param, ctx) -> tuple[str, ...]:
+        if isinstance(value, tuple):
+            return value
+        parts = [part.strip() for part in value.split(",")]
+        for part in parts:
+            if part not in self._known:
+                self.fail(f"{part!r} is not one of {', '.join(self._known)}")
+        return tuple(dict.fromkeys(parts))
 
 
 WORDS = {"true": True, "false": False}

@@ -77,6 +77,26 @@ def confusion(
     _save(figure, path)
 
 
+def reliability(bins: list[dict], path: Path | BinaryIO, title: str) -> None:
+    """Accuracy over confidence as a PNG, and how many images have it: bins of `Scores.reliability`."""
+    figure, (axis, below) = _figure(1, (5, 6), rows=2, heights=(3, 1))
+    filled = [entry for entry in bins if entry["images"]]
+    low, width = [entry["low"] for entry in bins], bins[0]["high"]
+    accuracy = [entry["accuracy"] or 0 for entry in bins]
+    axis.bar(low, accuracy, width, align="edge", edgecolor="white", label="accuracy")
+    axis.plot([0, 1], [0, 1], "--", color="gray", label="calibrated")
+    x, y = ([entry[key] for entry in filled] for key in ("confidence", "accuracy"))
+    axis.vlines(x, x, y, color="C3", label="gap to the mean confidence")
+    axis.set(xlim=(0, 1), ylim=(0, 1), ylabel="share of the bin's images that is right")
+    axis.set_title(title, fontsize=10, parse_math=False, wrap=True)
+    axis.legend(loc="upper left")
+    below.bar(low, [entry["images"] for entry in bins], width, align="edge", edgecolor="white")
+    below.set(xlim=(0, 1), xlabel="confidence", ylabel="images")
+    for each in (axis, below):
+        each.grid(alpha=0.3)
+    _save(figure, path)
+
+
 def comparison(
     runs: dict[str, list[dict]], path: Path | BinaryIO, against: str, label: str, factor: float = 1
 ) -> None:
@@ -180,12 +200,17 @@ def _tiles(pixels: np.ndarray, rows: int, columns: int, gap: float):
     return figure, axes
 
 
-def _figure(columns: int, size: tuple[float, float], rows: int = 1):
-    """A figure and its axes, row after row."""
+def _figure(
+    columns: int,
+    size: tuple[float, float],
+    rows: int = 1,
+    heights: Sequence[float] | None = None,
+):
+    """A figure and its axes, row after row; heights: of the rows, where they are not alike."""
     from matplotlib.figure import Figure  # without pyplot: no display, no global state
 
     figure = Figure(figsize=size, layout="constrained")
-    return figure, figure.subplots(rows, columns, squeeze=False).reshape(-1)
+    return figure, figure.subplots(rows, columns, squeeze=False, height_ratios=heights).reshape(-1)
 
 
 def _legend(axis, lines: list, names: list[str], **look) -> None:

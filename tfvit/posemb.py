@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 
-from tfvit.architecture import Architecture
+from tfvit.architecture import Architecture, ResNetArchitecture
 
 CUBIC = -0.75  # torch's
 CUBIC_ANTIALIAS = -0.5  # torch's with antialias, Pillow's and tf.image's
@@ -24,6 +26,19 @@ def sincos_2d(h: int, w: int, width: int) -> np.ndarray:
 def distances(n: int) -> np.ndarray:
     """Row of a relative embedding [2 n - 1, ...] for each pair of tokens (query, key): int [n, n]."""
     return np.arange(n)[:, np.newaxis] - np.arange(n) + n - 1
+
+
+def at_resolution(
+    weights: dict[str, np.ndarray],
+    arch: Architecture | ResNetArchitecture,
+    image_size: tuple[int, int],
+) -> tuple[dict[str, np.ndarray], Architecture | ResNetArchitecture]:
+    """The model for another image size: its position embeddings interpolated to the new grid."""
+    new = dataclasses.replace(arch, image_size=image_size)
+    weights = dict(weights)
+    if isinstance(new, Architecture):
+        at_grid(weights, arch, new)
+    return weights, new
 
 
 def at_grid(weights: dict[str, np.ndarray], old: Architecture, new: Architecture) -> list[str]:

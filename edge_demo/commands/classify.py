@@ -5,11 +5,9 @@ from __future__ import annotations
 import collections
 import contextlib
 import functools
-import signal
 import statistics
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +16,7 @@ import click
 from edge_demo.errors import UserError
 from edge_demo.option_types import Address
 from edge_demo.options import runtime_options, source_options
+from edge_demo.stopping import until_stopped
 
 if TYPE_CHECKING:
     from edge_demo.results import Result
@@ -163,7 +162,7 @@ def classify(
         pipeline = Pipeline(classifier, Smoothing(smooth, margin, threshold), region)
         if opened.is_live or serve:
             classifier.warm_up()
-            enter(_until_stopped())
+            enter(until_stopped())
         takes = [tally.take]
         if view and opened.is_live:
             takes.append(view.take)
@@ -240,20 +239,3 @@ def _view(top: int) -> View:
 
 def _say(line: str) -> None:
     click.echo(line, err=True)
-
-
-@contextlib.contextmanager
-def _until_stopped() -> Iterator[None]:
-    """Ctrl-C and SIGTERM end the block: the usual end of what would run for ever."""
-
-    def stop(*_) -> None:
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    except KeyboardInterrupt:
-        pass
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

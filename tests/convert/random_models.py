@@ -20,7 +20,11 @@ def random_model(**changes):
     """
     keras.utils.set_random_seed(0)
     values = {"patch_size": 8, "width": 48, "depth": 3, "mlp_dim": 80, "heads": 3, **changes}
-    model = build(Architecture("small", 5, (16, 24), **values))
+    return randomised(build(Architecture("small", 5, (16, 24), **values)))
+
+
+def randomised(model):
+    """The model with other weights, nothing at its initial value."""
     rng = np.random.default_rng(0)
     for name, variable in named_weights(model).items():
         value = variable.numpy() + rng.normal(

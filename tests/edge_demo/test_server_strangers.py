@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from network_camera import Camera, encoded
 from PIL import Image
-from served import GET, POST, ROUTES, ask, at_once, parts, served, watching
+from served import GET, POST, ROUTES, ask, at_once, mutated, parts, served, watching
 
 from edge_demo import bounded_http
 from edge_demo.frames import Frame
@@ -286,43 +286,6 @@ def test_a_viewer_who_takes_nothing_is_cut_off(pipeline, monkeypatch):
             time.sleep(0.1)
             viewers.append(json.loads(ask(url, "/health").text)["viewers"])
         assert max(viewers) == 1 and viewers[-1] == 0
-
-
-WORDS = [
-    b"\0",
-    b"\r",
-    b"\n",
-    b"\r\n\r\n",
-    b"\xff\xfe",
-    b"%00",
-    b"../",
-    b" ",
-    b":",
-    b"-1",
-    b"9" * 30,
-]
-WORDS += [b"A" * 20_000, b"Transfer-Encoding: chunked\r\n", b"Content-Length: 3\r\n", b"HTTP/1.1"]
-WORDS += [b"Host: evil\r\n", b"Expect: 100-continue\r\n", b"?top=", b"\xf0\x9f\x8c\xb9", b"GET "]
-
-
-def mutated(requests, chance):
-    """One of the requests, changed in some places."""
-    data = bytearray(chance.choice(requests))
-    for _ in range(chance.randint(1, 4)):
-        at, end = sorted(chance.randrange(len(data) + 1) for _ in range(2))
-        end = min(end, at + 40)
-        kind = chance.randrange(5)
-        if kind == 0 and at < len(data):
-            data[at] ^= 1 << chance.randrange(8)
-        elif kind == 1:
-            data[at:end] = b""
-        elif kind == 2:
-            data[at:at] = chance.choice(WORDS)
-        elif kind == 3:
-            data[at:at] = data[at:end]
-        elif chance.random() < 0.3:
-            del data[at:]
-    return bytes(data)
 
 
 @pytest.mark.parametrize("count", [400, pytest.param(10_000, marks=pytest.mark.long)])

@@ -73,17 +73,19 @@ def layer_norm(t, name, x):
 
 
 def attention(t, name, queries, x):
-    def project(part, y):
-        return (
-            np.einsum("bnd,dhk->bhnk", y, t[f"{name}/{part}/kernel"])
-            + (t[f"{name}/{part}/bias"][None, :, None])
-        )
+    heads = probabilities(t, name, queries, x) @ project(t, f"{name}/value", x)
+    return np.einsum("bhnk,hkd->bnd", heads, t[f"{name}/out/kernel"]) + t[f"{name}/out/bias"]
 
-    q, k, v = project("query", queries), project("key", x), project("value", x)
+
+def probabilities(t, name, queries, x):
+    q, k = project(t, f"{name}/query", queries), project(t, f"{name}/key", x)
     scores = q @ k.swapaxes(2, 3) / np.sqrt(q.shape[-1])
     scores = np.exp(scores - scores.max(-1, keepdims=True))
-    scores = scores / scores.sum(-1, keepdims=True)
-    return np.einsum("bhnk,hkd->bnd", scores @ v, t[f"{name}/out/kernel"]) + t[f"{name}/out/bias"]
+    return scores / scores.sum(-1, keepdims=True)
+
+
+def project(t, name, x):
+    return np.einsum("bnd,dhk->bhnk", x, t[f"{name}/kernel"]) + t[f"{name}/bias"][None, :, None]
 
 
 def mlp(t, name, x):

@@ -1,17 +1,20 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
-from scipy.special import softmax
+from PIL import Image
+from scipy.special import expit, softmax
 from sklearn import metrics
 from small_models import labelled
 
 from edge_demo import images, preprocess
+from edge_demo.scores import SIGMOID, SOFTMAX
 from tfvit import UserError, fused
 from tfvit.data import DataOptions, open_source
-from tfvit.evaluate import predict, score
+from tfvit.evaluate import calibration, predict, score
 from tfvit.evaluate.classification import Predictions, match_labels
 
 
@@ -66,6 +69,62 @@ def test_scores_are_scikit_learns(case):
                 assert entry[name] is None
             else:
                 assert entry[name] == pytest.approx(value)
+
+
+@pytest.mark.parametrize("scores", [SOFTMAX, SIGMOID])
+@pytest.mark.parametrize("case", CASES)
+def test_calibration_error_is_that_of_bins_made_one_prediction_at_a_time(case, scores):
+    count, classes, present = CASES[case]
+    given = dataclasses.replace(predictions(count, classes, present), scores=scores)
+    found = score(given, tuple(map(str, range(classes))))
+    logits = given.logits.astype(np.float64)
+    probabilities = softmax(logits, axis=1) if scores == SOFTMAX else expit(logits)
+    members = [[] for _ in range(15)]
+    for row, label in zip(probabilities, given.labels):
+        (number,) = (m for m in range(15) if m / 15 < row.max() <= (m + 1) / 15)
+        members[number].append((row.max(), row.argmax() == label))
+    error = sum(abs(sum(c - r for c, r in inside)) for inside in members) / count
+    assert found.ece == pytest.approx(error, abs=1e-12)
+    assert [entry["images"] for entry in found.reliability] == list(map(len, members))
+    assert count == 1 or (sum(map(bool, members)) > 3 and error > 0.01)
+    filled = [m for m in members if m]
+    means = [np.mean(m, axis=0) for m in filled]
+    entries = [entry for entry in found.reliability if entry["images"]]
+    told = [(entry["confidence"], entry["accuracy"]) for entry in entries]
+    np.testing.assert_allclose(told, means)
+
+
+def test_calibration_of_the_extremes():
+    """A score of 1 is in the last bin, an edge in the bin below it; right by its confidence is no error."""
+    sure = calibration.reliability(np.array([1.0, 1.0]), np.array([True, False]))
+    assert sure[-1] == {
+        **{"low": 14 / 15, "high": 1.0, "images": 2},
+        **{"confidence": 1.0, "accuracy": 0.5},
+    }
+    assert calibration.expected_error(sure) == 0.5
+    fifth = calibration.reliability(np.full(5, 0.2), np.arange(5) == 0)
+    assert fifth[2]["images"] == 5
+    assert calibration.expected_error(fifth) == pytest.approx(0, abs=1e-12)
+
+
+def test_the_reliability_picture(digits_run, tmp_path, tfvit_cli):
+    done = tfvit_cli(
+        *("eval", digits_run, "--data", "digits", "--json", tmp_path / "x.json"),
+        *("--reliability", tmp_path / "x.png"),
+    )
+    assert done.code == 0, done.err
+    stored = json.loads((tmp_path / "x.json").read_text())
+    assert f"calibration error {100 * stored['ece']:.2f} %" in done.out
+    assert len(stored["reliability"]) == 15
+    with Image.open(tmp_path / "x.png") as picture:
+        assert picture.format == "PNG" and np.asarray(picture).std() > 10
+
+
+def test_no_reliability_of_several_labels(digits_run, labelled_photos, tmp_path, tfvit_cli):
+    picture = tmp_path / "x.png"
+    done = tfvit_cli("eval", digits_run, "--data", labelled_photos, "--reliability", picture)
+    assert (done.code, picture.exists()) == (2, False)
+    assert "several labels" in done.err and "\n" not in done.err.strip()
 
 
 def test_the_loss_of_confident_logits_is_exact():

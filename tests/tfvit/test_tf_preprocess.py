@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import json
+import subprocess
+
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers import TESTS
 from PIL import Image
 
 from edge_demo import preprocess as device
@@ -11,6 +15,12 @@ from tfvit import preprocess as training
 
 SIZES = [(16, 16), (32, 48), (96, 96), (224, 224), (224, 160), (384, 384), (600, 700)]
 MODES = [("squash", 0.875), ("crop", 0.875), ("crop", 1.0)]
+SPECS = [
+    PreprocessSpec(*size, *mode, interpolation)
+    for interpolation in device.INTERPOLATIONS
+    for size in SIZES
+    for mode in MODES
+]
 
 
 @pytest.fixture(scope="module")
@@ -27,20 +37,38 @@ def pictures(sample_photos):
     }
 
 
-@pytest.mark.parametrize("resize, fraction", MODES)
-@pytest.mark.parametrize("height, width", SIZES)
-@pytest.mark.parametrize("interpolation", device.INTERPOLATIONS)
-def test_training_and_device_see_the_same_grey_levels(
-    pictures, interpolation, height, width, resize, fraction
-):
-    spec = PreprocessSpec(height, width, resize, fraction, interpolation)
+@pytest.fixture(scope="module")
+def in_browser(pictures, tmp_path_factory):
+    """(spec, name of a picture) -> its grey levels in JavaScript, all made in one process."""
+    folder = tmp_path_factory.mktemp("preprocess")
+    sizes = {name: {"width": p.width, "height": p.height} for name, p in pictures.items()}
+    cases = {"specs": [spec.to_json() for spec in SPECS], "pictures": sizes}
+    (folder / "cases.json").write_text(json.dumps(cases))
+    for name, picture in pictures.items():
+        (folder / f"{name}.rgba").write_bytes(picture.convert("RGBA").tobytes())
+    subprocess.run(["node", TESTS / "preprocess.mjs", folder], check=True)
+
+    def grey_levels(spec, name):
+        found = np.fromfile(folder / f"{SPECS.index(spec)}-{name}.bin", np.uint8)
+        return found.reshape(spec.height, spec.width, 3)
+
+    return grey_levels
+
+
+def named(spec) -> str:
+    return f"{spec.interpolation}-{spec.height}x{spec.width}-{spec.resize}-{spec.crop_fraction}"
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=named)
+def test_training_device_and_browser_see_the_same_grey_levels(pictures, in_browser, spec):
     for name, picture in pictures.items():
         on_device = device.to_pixels(picture, spec)
+        assert np.array_equal(in_browser(spec, name), on_device), name
         in_training = training.to_pixels(tf.constant(np.asarray(picture)), spec)
         assert in_training.dtype == tf.uint8
-        assert in_training.shape == on_device.shape == (height, width, 3)
+        assert in_training.shape == on_device.shape == (spec.height, spec.width, 3)
         difference = np.abs(on_device.astype(int) - in_training.numpy().astype(int))
-        assert difference.max() <= (1 if interpolation == "bilinear" else 2), name
+        assert difference.max() <= (1 if spec.interpolation == "bilinear" else 2), name
         assert (difference <= 1).mean() >= 0.9999, name
 
 

@@ -8,12 +8,14 @@ from pathlib import Path
 import click
 
 from convert.schemes import CALIBRATIONS, SCHEMES, parse
+from convert.tfjs_weights import WEIGHTS
 from edge_demo.errors import UserError
 from edge_demo.tables import percent, table
 from tfvit import figures
 from tfvit.options import (
     PATH,
-    ImageSize,
+    ImageSizes,
+    Names,
     data_options,
     name_unreadable,
     need,
@@ -21,17 +23,8 @@ from tfvit.options import (
     strategy_option,
 )
 
-
-class ImageSizes(ImageSize):
-    """One or more of N or HEIGHTxWIDTH, separated by commas."""
-
-    name = "pixels,..."
-
-    def convert(self, value, param, ctx) -> tuple[tuple[int, int], ...]:
-        if isinstance(value, tuple):
-            return value
-        parts = [super(ImageSizes, self).convert(part, param, ctx) for part in value.split(",")]
-        return tuple(dict.fromkeys(parts))
+FORMATS = ("tflite", "tfjs", "web")
+DEFAULTS = {"tfjs": "float32", "web": "float16"}  # types of weights
 
 
 @click.command()
@@ -42,6 +35,19 @@ class ImageSizes(ImageSize):
     "--scheme",
     "names",
     help=f"One or more of {', '.join(SCHEMES)}, with commas.",
+)
+@click.option(
+    "--format",
+    "formats",
+    type=Names(FORMATS),
+    default="tflite",
+    show_default=True,
+    help=f"One or more of {', '.join(FORMATS)}, with commas; the .tflite files are always written.",
+)
+@click.option(
+    "--tfjs-weights",
+    type=Names(WEIGHTS),
+    help=f"One or more of {', '.join(WEIGHTS)}.  [default: float32, for the web float16]",
 )
 @click.option(
     "--image-size",
@@ -83,6 +89,8 @@ def convert(
     checkpoint,
     int8,
     names,
+    formats,
+    tfjs_weights,
     image_sizes,
     out,
     calibrate_only,
@@ -99,11 +107,13 @@ def convert(
     seed,
     **options,
 ):
-    """Export CHECKPOINT, a checkpoint or run folder, to .tflite files that are checked as they are made.
+    """Export CHECKPOINT, a checkpoint or run folder, to files that are checked as they are made.
 
     Writes float32.tflite, a file for each scheme, labels.txt, report.json and report.html: parity with
     the Keras model, accuracy on the held-out images, size, memory and latency of each file; and
-    reference/, 16 held-out pictures by which a device checks itself (edge-demo parity).
+    reference/, 16 held-out pictures by which a device checks itself (edge-demo parity). --format tfjs
+    adds a TensorFlow.js model for each of --tfjs-weights, in tfjs/; --format web a page with all of them
+    in web/, for edge-demo web or any static host.
 
     \b
     Examples:
@@ -111,6 +121,7 @@ def convert(
       tfvit convert runs/photos --data photos/ --scheme dynamic,int8,int8-full --out exported/
       tfvit convert runs/photos --data photos/ --int8 --image-size 96,160,224 --out exported/
       tfvit convert runs/photos --data photos/ --int8 --max-drop 0.5 --sensitivity --out exported/
+      tfvit convert runs/photos --data photos/ --int8 --format web --out exported/
       tfvit convert runs/photos --data photos/ --int8 --with-features --with-attention --out exported/
     """
     schemes = parse(
@@ -120,7 +131,10 @@ def convert(
     if hungry and not options["data"]:
         flag = "--int8" if int8 else f"--scheme {hungry[0]}"
         raise UserError(f"{flag} needs --data: images to calibrate, to tune and to measure on")
+    if tfjs_weights and formats == ("tflite",):
+        raise UserError("--tfjs-weights needs --format tfjs or --format web")
     need("convert")
+    from convert import web
     from convert.export import export
     from convert.extras import ATTENTION, FEATURES
     from convert.tune import Options
@@ -142,6 +156,8 @@ def convert(
             strategy=strategy,
             with_sensitivity=sensitivity,
             max_drop=max_drop,
+            tfjs_weights=tfjs_weights or [DEFAULTS[name] for name in formats if name in DEFAULTS],
+            page_for_web=web.DIST if "web" in formats else None,
             extras=[FEATURES] * with_features + [ATTENTION] * with_attention,
         )
     figure = figures.best_by(next(iter(report["files"].values())).get("accuracy", ["top1"]))
@@ -151,10 +167,10 @@ def convert(
             f"{entry['bytes'] / 1e6:.2f} MB",
             percent(entry.get("accuracy", {}).get(figure)),
             percent(entry.get("unchanged")),
-            f"{entry['latency_ms']['1']:.2f} ms",
-            f"{entry['speedup']['1']:.2f}x",
+            f"{entry['latency_ms']['1']:.2f} ms" if "latency_ms" in entry else "-",
+            f"{entry['speedup']['1']:.2f}x" if "speedup" in entry else "-",
         ]
-        for entry in report["files"].values()
+        for entry in (*report["files"].values(), *report["tfjs"].values())
     ]
     click.echo(
         table(rows, ["file", "size", figures.NAMES[figure], "unchanged", "1 thread", "speed"])
@@ -162,7 +178,7 @@ def convert(
     for stem, costs in report.get("sensitivity", {}).items():
         worst = [[n, f"{c['kl']:.1e}", percent(c["changed"])] for n, c in list(costs.items())[:10]]
         click.echo("\n" + table(worst, [f"{stem}: rounded alone", "nats", "changed"]))
-    click.echo(
-        f"\n{out}: files, labels.txt, report.json, report.html, reference ({report['seconds']:.0f} s)"
-    )
+    names = ["files", "labels.txt", "report.json", "report.html", "reference"]
+    names += [name for name in FORMATS if name in formats and name != "tflite"]
+    click.echo(f"\n{out}: {', '.join(names)} ({report['seconds']:.0f} s)")
     name_unreadable({n: n for e in report["files"].values() for n in e.get("unreadable", [])})

@@ -61,6 +61,7 @@ class Source:
     """A labelled data set: its class names and the two splits that the options chose.
 
     multi_label: a picture may have any number of labels.
+    classes: numbers of the labels that it has pictures of, where it is made to be answered by these alone.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Source:
     train: Split | None
     eval: Split
     multi_label: bool = False
+    classes: tuple[int, ...] | None = None
 
 
 TRAIN_NAMES = ("train",)
@@ -178,6 +180,21 @@ def part(split: Split, places: np.ndarray) -> Split:
         return split.at(index, tf.gather(where, at))
 
     return random_access(split.name, len(places), example, tuple(map(int, counts)), labels)
+
+
+def evenly_spaced(split: Split, count: int) -> Split:
+    """So many examples of a split, spread evenly over it, in their order; always the same ones."""
+    places = np.arange(count) * split.size // count
+    if split.at is not None:
+        chosen = tf.constant(places)
+        return random_access(split.name, count, lambda i, at: split.at(i, tf.gather(chosen, at)))
+
+    def some() -> Stream:
+        wanted = tf.constant(np.isin(np.arange(split.size), places))
+        examples = split.in_order().filter(lambda example: tf.gather(wanted, example["index"]))
+        return examples.enumerate().map(lambda index, example: {**example, "index": index})
+
+    return dataclasses.replace(split, size=count, counts=None, in_order=some, labels=None)
 
 
 def multi_hot(numbers: tf.Tensor, num_classes: int) -> tf.Tensor:

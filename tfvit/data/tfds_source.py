@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from edge_demo.errors import UserError
+from tfvit.data import imagenet
 from tfvit.data.source import (
     TRAIN_NAMES,
     DataOptions,
@@ -27,6 +28,7 @@ from tfvit.data.source import (
     random_access,
 )
 
+FILE_NAME = "file_name"  # the feature of sets that keep what their files were called
 SHUFFLE_BUFFER = 16_384  # encoded examples
 
 
@@ -84,7 +86,8 @@ def open_tfds(options: DataOptions, eval_names: tuple[str, ...]) -> Source:
             "--train-split 'train[:90%]' --eval-split 'train[90%:]'"
         )
     train = split(options.train_split, TRAIN_NAMES)
-    return Source(options.data, labels.names, train, held, labels.several)
+    classes = imagenet.SUBSETS.get(builder.name)
+    return Source(options.data, labels.names, train, held, labels.several, classes)
 
 
 def _builder(tfds, data: str):
@@ -138,7 +141,11 @@ def _split(tfds, builder, data: str, name: str, image: str, labels: Labels) -> S
 
     as_it_is = {image: tfds.decode.SkipDecoding()}
 
-    def called(place: tf.Tensor) -> tf.Tensor:
+    has_names = FILE_NAME in builder.info.features
+
+    def called(place: tf.Tensor, file_name: tf.Tensor | None) -> tf.Tensor:
+        if has_names:
+            return tf.strings.join([f"{data}/{name}", file_name], "/")
         return tf.strings.join([f"{data}/{name}", tf.strings.as_string(place)], "#")
 
     if builder.info.file_format == tfds.core.FileFormat.ARRAY_RECORD:
@@ -146,7 +153,8 @@ def _split(tfds, builder, data: str, name: str, image: str, labels: Labels) -> S
         return random_access(name, size, _record(records, image, labels, called))
 
     def named(place: tf.Tensor, values: dict) -> dict[str, tf.Tensor]:
-        return {"name": called(place), "data": values[image], "label": labels.of(values)}
+        name = called(place, values.get(FILE_NAME))
+        return {"name": name, "data": values[image], "label": labels.of(values)}
 
     def numbered(index: tf.Tensor, values: dict) -> dict[str, tf.Tensor]:
         return {"index": index, **values}
@@ -173,20 +181,25 @@ def _split(tfds, builder, data: str, name: str, image: str, labels: Labels) -> S
 
 
 def _record(
-    records: Sequence[dict], image: str, labels: Labels, called: Callable[[tf.Tensor], tf.Tensor]
+    records: Sequence[dict],
+    image: str,
+    labels: Labels,
+    called: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
 ) -> Callable[[tf.Tensor, tf.Tensor], dict[str, tf.Tensor]]:
     """`Split.at` of ArrayRecord files, which give any record without those before it."""
 
-    def read(place: np.int64) -> tuple[bytes, np.ndarray]:
+    def read(place: np.int64) -> tuple[bytes, np.ndarray, bytes]:
         values = records[int(place)]
-        return values[image], np.asarray(labels.inside(values), np.int64)
+        numbers = np.asarray(labels.inside(values), np.int64)
+        return values[image], numbers, values.get(FILE_NAME, b"")
 
     def at(index: tf.Tensor, place: tf.Tensor) -> dict[str, tf.Tensor]:
-        encoded, numbers = tf.numpy_function(read, [place], [tf.string, tf.int64], stateful=False)
+        outputs = [tf.string, tf.int64, tf.string]
+        encoded, numbers, file_name = tf.numpy_function(read, [place], outputs, stateful=False)
         numbers = tf.ensure_shape(numbers, [None] if labels.several else [])
         return {
             "index": index,
-            "name": called(place),
+            "name": tf.ensure_shape(called(place, file_name), []),
             "data": tf.ensure_shape(encoded, []),
             "label": labels.shaped(numbers),
         }

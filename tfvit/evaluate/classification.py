@@ -13,11 +13,11 @@ from edge_demo import images
 from edge_demo.classifier import Classifier
 from edge_demo.errors import UserError
 from edge_demo.preprocess import PreprocessSpec, to_pixels
-from edge_demo.scores import SIGMOID, SOFTMAX
+from edge_demo.scores import SCORES, SIGMOID, SOFTMAX
 from tfvit import fused
-from tfvit.data import Source, Split, pipeline
+from tfvit.data import Source, Split, imagenet, pipeline
 from tfvit.data.pipeline import Unreadable
-from tfvit.evaluate import multi_label
+from tfvit.evaluate import calibration, multi_label
 from tfvit.evaluate.multi_label import MultiLabelScores, sigmoid_cross_entropy
 from tfvit.preprocess import normalise
 from tfvit.progress import progress
@@ -46,12 +46,15 @@ class Scores:
     top5 is None with five classes or fewer. confusion: [true, predicted] counts.
     per_class: label -> images, recall (its images that were recognised) and precision (predictions of
     it that are right; None where there are none).
+    ece: expected calibration error, 0-1, of the bins in `reliability`: see `calibration`.
     """
 
     images: int
     top1: float
     top5: float | None
     loss: float
+    ece: float
+    reliability: list[dict]
     per_class: dict[str, dict]
     confusion: list[list[int]]
 
@@ -212,13 +215,16 @@ def match_labels(
 ) -> np.ndarray:
     """The model's class number of each of the source's classes.
 
-    scores: the model's. Raises UserError if the model lacks a class, or gives one label a picture where
-    the source has several.
+    scores: the model's. A model whose labels are numbers or words for ImageNet's classes knows them by
+    their order. Raises UserError if the model lacks a class, or gives one label a picture where the
+    source has several.
     """
     if source.multi_label and scores != SIGMOID:
         raise UserError(
             f"{source.name}: has several labels a picture; the model gives one (its scores are {scores})"
         )
+    if imagenet.are_synsets(source.labels) and imagenet.in_its_order(model_labels):
+        return np.arange(imagenet.CLASSES)
     for label in source.labels:
         if label not in model_labels:
             known = ", ".join(model_labels[:10]) + (", ..." if len(model_labels) > 10 else "")
@@ -226,6 +232,36 @@ def match_labels(
                 f"{source.name}: the model does not know the class {label!r}; it knows {known}"
             )
     return np.array([model_labels.index(label) for label in source.labels])
+
+
+def answers(model_labels: tuple[str, ...], source: Source, numbers: np.ndarray) -> np.ndarray:
+    """The model's class numbers that are answers to a source: all, or those of `source.classes`.
+
+    numbers: of `match_labels`.
+    """
+    if source.classes is None:
+        return np.arange(len(model_labels))
+    return numbers[list(source.classes)]
+
+
+def within(
+    predictions: Predictions, labels: tuple[str, ...], source: Source
+) -> tuple[Predictions, tuple[str, ...]]:
+    """Predictions of a model and its labels, of those classes alone that are `answers` to the source.
+
+    Raises UserError if a picture is of another class.
+    """
+    kept = answers(labels, source, match_labels(labels, source, predictions.scores))
+    new = np.full(len(labels), -1)
+    new[kept] = np.arange(len(kept))
+    truth = new[predictions.labels]
+    if truth.min() < 0:
+        odd = labels[predictions.labels[truth.argmin()]]
+        raise UserError(
+            f"{source.name}: has a picture of {odd!r}, not one of its {len(kept)} classes"
+        )
+    found = dataclasses.replace(predictions, logits=predictions.logits[:, kept], labels=truth)
+    return found, tuple(labels[number] for number in kept)
 
 
 def _renumbered(labels: np.ndarray, numbers: np.ndarray, classes: int) -> np.ndarray:
@@ -253,21 +289,26 @@ def score(predictions: Predictions, labels: tuple[str, ...]) -> Scores | MultiLa
     else:
         shifted = logits - logits.max(axis=1, keepdims=True)
         losses = np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(count), truth]
+    right = order[:, 0] == truth
+    confidence = SCORES[predictions.scores](logits)[np.arange(count), order[:, 0]]
+    bins = calibration.reliability(confidence, right)
     confusion = np.zeros((classes, classes), np.int64)
     np.add.at(confusion, (truth, order[:, 0]), 1)
     per_class = {}
     for i, label in enumerate(labels):
-        right, of_class, predicted = confusion[i, i], confusion[i].sum(), confusion[:, i].sum()
+        hits, of_class, predicted = confusion[i, i], confusion[i].sum(), confusion[:, i].sum()
         per_class[label] = {
             "images": int(of_class),
-            "recall": float(right / of_class) if of_class else None,
-            "precision": float(right / predicted) if predicted else None,
+            "recall": float(hits / of_class) if of_class else None,
+            "precision": float(hits / predicted) if predicted else None,
         }
     return Scores(
         images=count,
-        top1=float((order[:, 0] == truth).mean()),
+        top1=float(right.mean()),
         top5=float((order[:, :5] == truth[:, None]).any(axis=1).mean()) if classes > 5 else None,
         loss=float(losses.mean()),
+        ece=calibration.expected_error(bins),
+        reliability=bins,
         per_class=per_class,
         confusion=confusion.tolist(),
     )

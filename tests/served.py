@@ -1,9 +1,10 @@
-"""A running `edge-demo --serve`, and ways to ask it: well, and badly."""
+"""A running `edge-demo --serve` or `edge-demo web`, and ways to ask it: well, and badly."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import http.client
 import re
 import signal
@@ -82,27 +83,27 @@ class Answer:
         return self.body.decode()
 
 
-def ask(url, path, method="GET", body=None, headers=()):
-    """One request by Python's client."""
-    with contextlib.closing(
-        http.client.HTTPConnection(urllib.parse.urlsplit(url).netloc, timeout=30)
-    ) as client:
+def ask(url, path, method="GET", body=None, headers=(), tls=None):
+    """One request by Python's client; tls: with this context."""
+    kind = functools.partial(http.client.HTTPSConnection, context=tls)
+    kind = kind if tls else http.client.HTTPConnection
+    with contextlib.closing(kind(urllib.parse.urlsplit(url).netloc, timeout=30)) as client:
         client.request(method, path, body, dict(headers))
         answer = client.getresponse()
         return Answer(answer.status, answer.headers, answer.read())
 
 
 @contextlib.contextmanager
-def served(model, *options, address="127.0.0.1:0"):
-    """The command as a process, until SIGTERM, which must end it well."""
+def running(*arguments, environment=None):
+    """`edge-demo` as a process that says its URL, until SIGTERM, which must end it well."""
     with tempfile.TemporaryDirectory() as folder:
         out, err = Path(folder, "out"), Path(folder, "err")
         with out.open("w") as stdout, err.open("w") as stderr:
-            command = [BIN / "edge-demo", model, *options, "--serve", address]
-            process = subprocess.Popen(list(map(str, command)), stdout=stdout, stderr=stderr)
+            command = [BIN / "edge-demo", *map(str, arguments)]
+            process = subprocess.Popen(command, stdout=stdout, stderr=stderr, env=environment)
         try:
             deadline = time.monotonic() + 60
-            while not (found := re.search(r"^http://\S+$", err.read_text(), re.M)):
+            while not (found := re.search(r"^https?://\S+$", said(out, err), re.M)):
                 assert process.poll() is None and time.monotonic() < deadline, err.read_text()
                 time.sleep(0.05)
             yield Served(process, out, err, found[0])
@@ -114,6 +115,15 @@ def served(model, *options, address="127.0.0.1:0"):
             process.wait()
 
 
+def said(*files):
+    return "".join(file.read_text() for file in files)
+
+
+def served(model, *options, address="127.0.0.1:0"):
+    """A model's live page."""
+    return running(model, *options, "--serve", address)
+
+
 @contextlib.contextmanager
 def at_once(pipeline, source=sources.Source(iter(())), draw=lambda result: result.picture):
     """The server in this process: (take, its URL)."""
@@ -122,6 +132,43 @@ def at_once(pipeline, source=sources.Source(iter(())), draw=lambda result: resul
         ("127.0.0.1", 0), pipeline, 5, draw, model="m", source=source, say=said.append
     ) as take:
         yield take, said[0]
+
+
+WORDS = [
+    b"\0",
+    b"\r",
+    b"\n",
+    b"\r\n\r\n",
+    b"\xff\xfe",
+    b"%00",
+    b"../",
+    b" ",
+    b":",
+    b"-1",
+    b"9" * 30,
+]
+WORDS += [b"A" * 20_000, b"Transfer-Encoding: chunked\r\n", b"Content-Length: 3\r\n", b"HTTP/1.1"]
+WORDS += [b"Host: evil\r\n", b"Expect: 100-continue\r\n", b"?top=", b"\xf0\x9f\x8c\xb9", b"GET "]
+
+
+def mutated(requests, chance):
+    """One of the requests, changed in some places."""
+    data = bytearray(chance.choice(requests))
+    for _ in range(chance.randint(1, 4)):
+        at, end = sorted(chance.randrange(len(data) + 1) for _ in range(2))
+        end = min(end, at + 40)
+        kind = chance.randrange(5)
+        if kind == 0 and at < len(data):
+            data[at] ^= 1 << chance.randrange(8)
+        elif kind == 1:
+            data[at:end] = b""
+        elif kind == 2:
+            data[at:at] = chance.choice(WORDS)
+        elif kind == 3:
+            data[at:at] = data[at:end]
+        elif chance.random() < 0.3:
+            del data[at:]
+    return bytes(data)
 
 
 def parts(stream, count):

@@ -1,0 +1,42 @@
+"""Folders served by the real command, and a real browser that tells whatever goes wrong in it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+
+import pytest
+from module_page import ICON
+from served import running
+
+
+@pytest.fixture(scope="session")
+def site():
+    """site(folder, *options) -> the `Served` of `edge-demo web`, one process for each such call."""
+    with contextlib.ExitStack() as stack:
+        known = {}
+
+        def serve(folder, *options):
+            key = (str(folder), *options)
+            if key not in known:
+                known[key] = stack.enter_context(running("web", folder, "--port", 0, *options))
+            return known[key]
+
+        yield serve
+
+
+@pytest.fixture
+def bare(site, web_export, browse):
+    """bare(*options, may_say=None) -> a page of an exported folder that does nothing by itself."""
+    (web_export / "web" / "bare.html").write_text(f"<!doctype html>{ICON}")
+
+    def visit(*options, **kwargs):
+        return browse(f"{site(web_export).url}/bare.html", *options, **kwargs)
+
+    return visit
+
+
+@pytest.fixture(scope="session")
+def manifest(web_export):
+    """The `classifier.json` of `web_export`."""
+    return json.loads((web_export / "web" / "classifier.json").read_text())
