@@ -24,7 +24,7 @@ $(WEB)/dist/classifier.d.ts: $(WEB)/package-lock.json $(wildcard $(WEB)/*.mjs $(
 	npm --prefix $(WEB) ci --no-audit --no-fund
 	npm --prefix $(WEB) run build
 
-demo: install
+demo: $(VENV)/.installed
 	$(BIN)/python demo.py
 
 test: install lint chromium $(MEDIAPIPE)/.installed
