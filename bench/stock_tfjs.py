@@ -16,9 +16,8 @@ from pathlib import Path
 import random_vit
 import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
-from tensorflow.python.grappler import tf_optimizer
 
-from convert.tfjs_graph import INPUT
+from convert.tfjs_graph import INPUT, optimised
 from edge_demo.metadata import LOGITS
 from tfvit.preprocess import normalise
 
@@ -47,24 +46,12 @@ def _make(name: str) -> tf.compat.v1.GraphDef:
     (output,) = frozen.outputs
     found = frozen.graph.as_graph_def()
     for passes in ROUNDS:
-        found = _optimised(found, passes, [INPUT, output.op.name])
-    for node in found.node:
-        node.ClearField("device")
+        imported = tf.Graph()
+        with imported.as_default(), tf.device("/device:CPU:0"):
+            tf.import_graph_def(found, name="")
+        found = optimised(imported, passes, [INPUT, output.op.name])
     found.node.add(op="Identity", name=LOGITS, input=[output.op.name]).attr["T"].type = 1
     return found
-
-
-def _optimised(
-    found: tf.compat.v1.GraphDef, passes: tuple[str, ...], kept: list[str]
-) -> tf.compat.v1.GraphDef:
-    config = tf.compat.v1.ConfigProto()
-    config.graph_options.rewrite_options.optimizers[:] = passes
-    imported = tf.Graph()
-    with imported.as_default(), tf.device("/device:CPU:0"):
-        tf.import_graph_def(found, name="")
-        meta = tf.compat.v1.train.export_meta_graph(graph=imported)
-    meta.collection_def["train_op"].node_list.value[:] = kept
-    return tf_optimizer.OptimizeGraph(config, meta)
 
 
 if __name__ == "__main__":

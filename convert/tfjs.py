@@ -42,7 +42,7 @@ def write(
 ) -> None:
     """Writes a graph as `folder`/model.json and shards.
 
-    graph: of `tfjs_graph.graph`. weights: a name of WEIGHTS. outputs: its nodes that are outputs.
+    graph: of `tfjs_graph.graphs`. weights: a name of WEIGHTS. outputs: its nodes that are outputs.
     description: what model.json has as `userDefinedMetadata`, JSON types.
     """
     topology = tf.compat.v1.GraphDef()

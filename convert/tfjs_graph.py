@@ -82,23 +82,27 @@ def _make(folder: Path) -> None:
         told = outputs(weights, pixels, arch, extras=extras, ops=tfjs_ops.FASTEST)
         for name in (LOGITS, *extras):
             tf.identity(told[name], f"{name}/")  # the name as it is, whatever scopes there are
-    optimised = _optimised(graph, [INPUT, LOGITS, *extras])
-    for node in optimised.node:
-        node.ClearField("device")
-    (folder / GRAPH).write_bytes(optimised.SerializeToString(deterministic=True))
+    found = optimised(graph, PASSES, [INPUT, LOGITS, *extras])
+    (folder / GRAPH).write_bytes(found.SerializeToString(deterministic=True))
 
 
-def _optimised(graph: tf.Graph, kept: list[str]) -> tf.compat.v1.GraphDef:
-    """A graph after grappler, which TensorFlow offers under a private name only; `kept`: nodes."""
+def optimised(graph: tf.Graph, passes: Sequence[str], kept: list[str]) -> tf.compat.v1.GraphDef:
+    """A graph after passes of grappler, which TensorFlow offers under a private name only; `kept`: nodes.
+
+    No node is bound to a device any more.
+    """
     from tensorflow.python.grappler import tf_optimizer
 
     config = tf.compat.v1.ConfigProto()
-    config.graph_options.rewrite_options.optimizers[:] = PASSES
+    config.graph_options.rewrite_options.optimizers[:] = passes
     config.graph_options.rewrite_options.min_graph_nodes = -1  # small graphs, too
     with graph.as_default():
         meta = tf.compat.v1.train.export_meta_graph(graph=graph)
     meta.collection_def["train_op"].node_list.value[:] = kept
-    return tf_optimizer.OptimizeGraph(config, meta)
+    found = tf_optimizer.OptimizeGraph(config, meta)
+    for node in found.node:
+        node.ClearField("device")
+    return found
 
 
 if __name__ == "__main__":

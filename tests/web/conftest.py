@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import json
 
+import engines
 import pytest
 from module_page import ICON
 from served import running
@@ -39,4 +39,4 @@ def bare(site, web_export, browse):
 @pytest.fixture(scope="session")
 def manifest(web_export):
     """The `classifier.json` of `web_export`."""
-    return json.loads((web_export / "web" / "classifier.json").read_text())
+    return engines.manifest(web_export)

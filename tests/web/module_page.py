@@ -59,6 +59,13 @@ def edited(**fields):
     return rewritten(lambda found: found | fields)
 
 
+def not_isolating(route):
+    """A route's handler that answers as a host that sends no headers of isolation."""
+    answer = route.fetch()
+    headers = {k: v for k, v in answer.headers.items() if not k.startswith("cross-origin")}
+    route.fulfill(response=answer, headers=headers)
+
+
 def prefixed(script):
     """A route's handler that puts a script in front of the one that was asked for."""
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from engines import LOGITS, OPTIONS, SOFTWARE_GPU, differences, expected, manifest, pictures
+from module_page import not_isolating
 
-BARE = "bare.html"
 # Largest difference of a logit. Of float32 from Keras; of what is rounded, from the same rounding elsewhere.
 TOLERANCES = {
     "float32": 1e-4,
@@ -24,9 +24,8 @@ def wanted(web_export, digits_run):
 
 
 @pytest.fixture
-def page(site, web_export, browse):
-    (web_export / "web" / BARE).write_text("<!doctype html><link rel=icon href=data:,>")
-    return browse(f"{site(web_export).url}/{BARE}", *SOFTWARE_GPU)
+def page(bare):
+    return bare(*SOFTWARE_GPU)
 
 
 def test_all_models_with_all_backends(page, web_export, wanted):
@@ -44,12 +43,7 @@ def test_all_models_with_all_backends(page, web_export, wanted):
 
 
 def test_one_thread_where_the_host_sends_no_headers(page, web_export, wanted):
-    def plain(route):
-        answer = route.fetch()
-        headers = {k: v for k, v in answer.headers.items() if not k.startswith("cross-origin")}
-        route.fulfill(response=answer, headers=headers)
-
-    page.route("**/*", plain)
+    page.route("**/*", not_isolating)
     page.reload()
     assert not page.evaluate("crossOriginIsolated")
     for model in ("int8", "tfjs-float32"):

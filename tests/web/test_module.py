@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from module_page import ICON, edited, prefixed, replaced, rewritten, run
+from module_page import ICON, edited, not_isolating, prefixed, replaced, rewritten, run
 from PIL import Image
 
 import edge_demo
@@ -248,13 +248,7 @@ WebAssembly.instantiate = async (code, ...imports) => {
 
 def test_a_page_that_is_not_isolated_has_one_thread(bare):
     page = bare()
-
-    def strip(route):
-        response = route.fetch()
-        kept = {k: v for k, v in response.headers.items() if not k.startswith("cross-origin")}
-        route.fulfill(response=response, headers=kept)
-
-    page.route("**/bare.html", strip)
+    page.route("**/bare.html", not_isolating)
     page.reload()
     assert run(page, ONE_THREAD) == {"threads": 1, "passed": True, "isolated": False}
 
