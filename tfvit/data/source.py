@@ -45,7 +45,7 @@ class Split:
 class DataOptions:
     """Which data a command uses: the options every command shares.
 
-    data: a folder, "tfds:NAME[:CONFIG]" or "digits".
+    data: a folder, "tfds:NAME[:CONFIG]", "vtab:TASK" or "digits".
     holdout: part of a folder without train/ and test/ that is held out, 0-1.
     train_split, eval_split: names of folders or TFDS split expressions; None chooses.
     fraction: part of the training split that is used, 0-1; None is all of it. See `share`.
@@ -85,13 +85,17 @@ def open_source(options: DataOptions, *, prefer: str = "test") -> Source:
     prefer: which held-out split to take where there are both: "test", or "val" while training.
     Raises UserError if it does not exist, has an empty class, or a split is missing.
     """
-    from tfvit.data import digits, folder, tfds_source  # each is also a user of this module
+    from tfvit.data import digits, folder, tfds_source, vtab  # each is also a user of this module
 
     names = TEST_NAMES + VALIDATION_NAMES if prefer == "test" else VALIDATION_NAMES + TEST_NAMES
     if options.data.startswith("tfds:"):
         return tfds_source.open_tfds(options, names)
-    is_digits = options.data == "digits" and not Path("digits").is_dir()
-    source = digits.open_digits(options) if is_digits else folder.open_folder(options, names)
+    if options.data.startswith("vtab:"):
+        source = vtab.open_vtab(options, prefer)
+    elif options.data == "digits" and not Path("digits").is_dir():
+        source = digits.open_digits(options)
+    else:
+        source = folder.open_folder(options, names)
     if options.fraction is None or source.train is None:
         return source
     return dataclasses.replace(source, train=share(source.train, options.fraction))
@@ -200,6 +204,14 @@ def share(split: Split, fraction: float) -> Split:
         places = generator.permutation(np.flatnonzero(of_class == number))
         chosen.append(places[: max(1, round(fraction * len(places)))])
     return part(split, np.sort(np.concatenate(chosen)))
+
+
+def in_memory(split: Split, num_classes: int) -> Split:
+    """The same examples, one label each, read once; their files are kept, and come in any order."""
+    examples = list(split.in_order().as_numpy_iterator())
+    names, labels, files = ([e[key] for e in examples] for key in ("name", "label", "data"))
+    data = tf.constant(files)
+    return indexed_split(split.name, names, labels, num_classes, lambda at: tf.gather(data, at))
 
 
 def evenly_spaced(split: Split, count: int) -> Split:
