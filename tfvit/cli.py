@@ -17,6 +17,7 @@ from tfvit.commands import (
     launch,
     probe,
     train,
+    vtab,
 )
 
 CONTEXT = {"max_content_width": 100, "help_option_names": ["-h", "--help"]}
@@ -49,6 +50,7 @@ main.add_command(export.convert)
 main.add_command(evaluate.evaluate)
 main.add_command(probe.probe)
 main.add_command(fewshot.fewshot)
+main.add_command(vtab.vtab)
 main.add_command(inspect.inspect)
 main.add_command(compare.compare)
 main.add_command(data_service.data_service)

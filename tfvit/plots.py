@@ -157,6 +157,36 @@ def few_shot(found: dict[str, Found], path: Path | BinaryIO, title: str) -> None
     _save(figure, path)
 
 
+def grouped_bars(
+    groups: dict[str, dict[str, float]], path: Path | BinaryIO, title: str, label: str
+) -> None:
+    """A bar for each figure, 0-1, below each other by groups: name of a group -> name -> figure.
+
+    The dashed line is the mean of its group.
+    """
+    count = sum(map(len, groups.values()))
+    figure, (axis,) = _figure(1, (7, 1.2 + 0.26 * count))
+    place, names = 0, []
+    for i, (group, values) in enumerate(groups.items()):
+        shares = [100 * share for share in values.values()]
+        places = range(place, place + len(shares))
+        mean = sum(shares) / len(shares)
+        axis.barh(places, shares, color=f"C{i}", label=f"{group}: mean {mean:.1f}")
+        axis.vlines(mean, places[0] - 0.5, places[-1] + 0.5, color="black", linestyles="--", lw=1)
+        for y, share in zip(places, shares):
+            axis.text(share + 0.7, y, f"{share:.1f}", va="center", fontsize=8)
+        place += len(shares) + 1
+        names += [*values, ""]
+    axis.set_yticks(range(len(names)), names)
+    axis.tick_params(axis="y", length=0)
+    axis.invert_yaxis()
+    axis.set(xlim=(0, 108), xlabel=label)
+    axis.set_title(title, fontsize=10, parse_math=False)
+    axis.grid(alpha=0.3, axis="x")
+    figure.legend(loc="outside lower center", ncols=len(groups), frameon=False)
+    _save(figure, path)
+
+
 def batch_grid(pixels: np.ndarray, captions: list[str], path: Path | BinaryIO) -> None:
     """Pictures, uint8 [b, height, width, 3], in a grid with a caption under each."""
     columns = min(len(pixels), max(4, math.ceil(math.sqrt(len(pixels)))))

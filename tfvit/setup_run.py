@@ -24,31 +24,31 @@ OPTIONS = {"lr": "learning_rate", "warmup": "warmup_steps", "clip": "clip_norm"}
 def data_of(options: dict) -> DataOptions:
     """The data options of a command."""
     names = [field.name for field in dataclasses.fields(DataOptions)]
-    return DataOptions(**{name: options[name] for name in names})
+    return DataOptions(**{name: options[name] for name in names if name in options})
 
 
 def new_run(options: dict, source: Source, out: Path) -> Run:
-    """The Run that the options of `tfvit train` describe, every default resolved.
+    """The Run that the options of `tfvit train` describe, or those of them that are given.
 
     out: folder of the run. A model of another library to start from is kept there as a checkpoint.
     Raises UserError for values that do not fit each other, the data or the checkpoint of --init.
     """
     if source.train is None:
         raise UserError(f"{source.name}: no training split; choose --train-split")
-    row = recipes.named(options["recipe"] or default_recipe(options))
+    row = recipes.named(options.get("recipe") or default_recipe(options))
     recipe, changes = recipe_of(options, row)
     if source.multi_label and recipe.loss == "softmax":
-        if "loss" in dict(options["settings"]):
+        if "loss" in dict(options.get("settings", ())):
             raise UserError(f"{source.name}: has several labels a picture; --set loss=sigmoid")
         recipe = dataclasses.replace(recipe, loss="sigmoid")
-    init = str(_checkpoint(Path(options["init"]), out)) if options["init"] else None
-    arch, spec = _model(options, row, changes, init, len(source.labels))
+    init = str(_checkpoint(Path(options["init"]), out)) if options.get("init") else None
+    arch, spec = model_of(options, row, changes, init, len(source.labels))
     return Run(arch, spec, data_of(options), recipe.resolved(source.train.size), init, options)
 
 
 def default_recipe(options: dict) -> str:
     """The name of the recipe where none is asked for."""
-    return recipes.FINETUNE if options["init"] else recipes.SCRATCH
+    return recipes.FINETUNE if options.get("init") else recipes.SCRATCH
 
 
 def recipe_of(options: dict, row: recipes.Named) -> tuple[Recipe, dict]:
@@ -61,7 +61,7 @@ def recipe_of(options: dict, row: recipes.Named) -> tuple[Recipe, dict]:
         for value in (row.recipe, row.recipe.augmentation)
     )
     given = {OPTIONS.get(k, k): v for k, v in options.items() if v is not None}
-    for key, value in options["settings"]:
+    for key, value in options.get("settings", ()):
         is_text = isinstance((own | views).get(key), str)
         given[key] = None if value == "none" and not is_text else value
     of_recipe = {k: v for k, v in given.items() if k in own} | _length(given)
@@ -70,9 +70,9 @@ def recipe_of(options: dict, row: recipes.Named) -> tuple[Recipe, dict]:
     of_recipe["augmentation"] = dataclasses.replace(
         row.recipe.augmentation, **{k: v for k, v in given.items() if k in views}
     )
-    changes = {k: v for k, v in options["settings"] if k not in own | views}
+    changes = {k: v for k, v in options.get("settings", ()) if k not in own | views}
     for field in ("pooling", "dropout", "stochastic_depth"):
-        if options[field] is not None:
+        if options.get(field) is not None:
             changes[field] = options[field]
     return dataclasses.replace(row.recipe, **of_recipe), changes
 
@@ -97,12 +97,12 @@ def _checkpoint(path: Path, out: Path) -> Path:
     return out / INIT
 
 
-def _model(
+def model_of(
     options: dict, row: recipes.Named, changes: dict, init: str | None, classes: int
 ) -> tuple[architecture.Architecture, PreprocessSpec]:
     """The architecture and its preprocessing: named, or after the checkpoint of --init."""
-    name = options["model"]
-    size = options["image_size"] or (row.image_size and (row.image_size, row.image_size))
+    name = options.get("model")
+    size = options.get("image_size") or (row.image_size and (row.image_size, row.image_size))
     spec = PreprocessSpec(*(size or DEFAULT_SIZE))
     if init:
         config = checkpoint.read_config(init)
@@ -131,4 +131,4 @@ def _known(changes: dict, values: dict) -> dict:
 
 
 def _resize(spec: PreprocessSpec, options: dict) -> PreprocessSpec:
-    return dataclasses.replace(spec, resize=options["resize"]) if options["resize"] else spec
+    return dataclasses.replace(spec, resize=options["resize"]) if options.get("resize") else spec

@@ -208,9 +208,8 @@ def share(split: Split, fraction: float) -> Split:
 
 def in_memory(split: Split, num_classes: int) -> Split:
     """The same examples, one label each, read once; their files are kept, and come in any order."""
-    examples = list(split.in_order().as_numpy_iterator())
-    names, labels, files = ([e[key] for e in examples] for key in ("name", "label", "data"))
-    data = tf.constant(files)
+    (examples,) = split.in_order().batch(split.size).as_numpy_iterator()
+    names, labels, data = examples["name"], examples["label"], tf.constant(examples["data"])
     return indexed_split(split.name, names, labels, num_classes, lambda at: tf.gather(data, at))
 
 
