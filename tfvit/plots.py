@@ -166,7 +166,7 @@ def grouped_bars(
     """
     count = sum(map(len, groups.values()))
     figure, (axis,) = _figure(1, (7, 1.2 + 0.26 * count))
-    place, names = 0, []
+    place, names, white = 0, [], {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
     for i, (group, values) in enumerate(groups.items()):
         shares = [100 * share for share in values.values()]
         places = range(place, place + len(shares))
@@ -174,15 +174,15 @@ def grouped_bars(
         axis.barh(places, shares, color=f"C{i}", label=f"{group}: mean {mean:.1f}")
         axis.vlines(mean, places[0] - 0.5, places[-1] + 0.5, color="black", linestyles="--", lw=1)
         for y, share in zip(places, shares):
-            axis.text(share + 0.7, y, f"{share:.1f}", va="center", fontsize=8)
+            axis.text(share + 0.9, y, f"{share:.1f}", va="center", fontsize=8, bbox=white)
         place += len(shares) + 1
         names += [*values, ""]
     axis.set_yticks(range(len(names)), names)
     axis.tick_params(axis="y", length=0)
     axis.invert_yaxis()
     axis.set(xlim=(0, 108), xlabel=label)
-    axis.set_title(title, fontsize=10, parse_math=False)
     axis.grid(alpha=0.3, axis="x")
+    figure.suptitle(title, fontsize=10, parse_math=False, wrap=True)
     figure.legend(loc="outside lower center", ncols=len(groups), frameon=False)
     _save(figure, path)
 

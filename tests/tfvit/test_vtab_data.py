@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from vtab_sets import OTHER, TRAIN, number_of, write
+from vtab_sets import ARRAY_RECORD, OTHER, TRAIN, number_of, write
 
 from tfvit import UserError
 from tfvit.data import DataOptions, open_source, vtab
@@ -92,9 +92,13 @@ def numbers(split):
 def in_tfds(name, split):
     """The numbers of the pictures that TFDS has in a split, in its order."""
     raw = {"image": tfds.decode.SkipDecoding()}
-    pictures = tfds.load(name, split=split, decoders=raw).map(lambda example: example["image"])
+    if name in ARRAY_RECORD:
+        pictures = [e["image"] for e in tfds.data_source(name, split=split, decoders=raw)]
+    else:
+        dataset = tfds.load(name, split=split, decoders=raw).map(lambda example: example["image"])
+        pictures = next(dataset.batch(TRAIN).as_numpy_iterator())
     white = 1 if name == "dsprites" else 255
-    return [number_of(x, white) for x in next(pictures.batch(TRAIN).as_numpy_iterator())]
+    return [number_of(encoded, white) for encoded in pictures]
 
 
 def part(name, expression):

@@ -37,11 +37,13 @@ SETS = {
     "kitti": {"train": TRAIN, "validation": OTHER, "test": OTHER},
     "smallnorb": {"train": TRAIN, "test": 2 * OTHER},
 }
+ARRAY_RECORD = ("dsprites", "kitti")  # the others are written as TFRecord, TFDS's own choice
 
 
 def write(name, root):
     """Writes a set of SETS below a folder; returns the features of its examples, by their number."""
-    builder = tfds.builder(name, data_dir=root)
+    file_format = "array_record" if name in ARRAY_RECORD else "tfrecord"
+    builder = tfds.builder(name, data_dir=root, file_format=file_format)
     random = np.random.default_rng(0)
     written = []
 
