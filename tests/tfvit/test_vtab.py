@@ -165,7 +165,8 @@ BAD = {
     "size and patch": (("--image-size", "20"), "not divisible by the patch size 8 of vit-ti/8"),
     "a rate for a sweep": (("--sweep", "--lr", "0.1"), "--sweep chooses the rate itself"),
     "unknown field": (("--set", "acumulate=2"), "acumulate"),
-    "rate of a recipe": (("--lr", "nan"), "not a finite number"),
+    "length of a recipe": (("--sweep", "--set", "epochs=2"), "--set epochs: give it as --steps"),
+    "no rate": (("--lr", "nan"), "not a finite number"),
     "workers": (
         ("--workers", "a:1,b:1", "--worker-index", "0"),
         "one machine; share the tasks out",

@@ -55,9 +55,9 @@ def vtab(ctx, model, out, tasks, sweep, devices, cache, json_file, plot, **optio
 
     \b
     Examples:
-      tfvit vtab dinov2 --out vtab/dinov2
-      tfvit vtab dinov2 --out vtab/dinov2 --tasks natural,eurosat --plot natural.png
-      tfvit vtab dinov2 --out vtab/swept --sweep --image-size 224 --set accumulate=8
+      tfvit vtab runs/b16 --out vtab/b16
+      tfvit vtab dinov2 --image-size 378 --out vtab/dinov2 --tasks natural,eurosat --plot bars.png
+      tfvit vtab runs/b16 --out vtab/swept --sweep --set accumulate=8 --set dtype=bfloat16
     """
     if devices.cluster.count > 1:
         raise UserError("runs on one machine; share the tasks out with --tasks, into one --out")

@@ -135,6 +135,9 @@ def check(protocol: Protocol, names: tuple[str, ...], folder: Path) -> None:
     settings, row = protocol.settings(), recipes.named(RECIPE)
     if protocol.sweep and "lr" in protocol.options:
         raise UserError("--sweep chooses the rate itself; leave out --lr")
+    for field, option in {"learning_rate": "--lr", "steps": "--steps", "epochs": "--steps"}.items():
+        if field in dict(protocol.options.get("settings", ())):
+            raise UserError(f"--set {field}: give it as {option}")
     options = protocol.of(names[0], vtab.BOTH, vtab.TEST)
     _, changes = recipe_of(options, row)
     model_of(options, row, changes, options["init"], classes=2)
