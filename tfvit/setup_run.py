@@ -28,14 +28,14 @@ def data_of(options: dict) -> DataOptions:
 
 
 def new_run(options: dict, source: Source, out: Path) -> Run:
-    """The Run that the options of `tfvit train` describe, every default resolved.
+    """The Run that the options of `tfvit train` or `pretrain` describe, every default resolved.
 
     out: folder of the run. A model of another library to start from is kept there as a checkpoint.
     Raises UserError for values that do not fit each other, the data or the checkpoint of --init.
     """
     if source.train is None:
         raise UserError(f"{source.name}: no training split; choose --train-split")
-    row = recipes.named(options["recipe"] or default_recipe(options))
+    row = row_of(options)
     recipe, changes = recipe_of(options, row)
     if source.multi_label and recipe.loss == "softmax":
         if "loss" in dict(options["settings"]):
@@ -46,9 +46,24 @@ def new_run(options: dict, source: Source, out: Path) -> Run:
     return Run(arch, spec, data_of(options), recipe.resolved(source.train.size), init, options)
 
 
-def default_recipe(options: dict) -> str:
-    """The name of the recipe where none is asked for."""
-    return recipes.FINETUNE if options["init"] else recipes.SCRATCH
+def row_of(options: dict) -> recipes.Named:
+    """The row of the table of recipes that a command starts from: asked for, or its default.
+
+    Raises UserError for a name that is not there, and one of the other command.
+    """
+    if "objective" not in options:  # tfvit train
+        name = options["recipe"] or (recipes.FINETUNE if options["init"] else recipes.SCRATCH)
+        row = recipes.named(name)
+        if row.recipe.pretraining:
+            raise UserError(f"recipe {name}: is for learning without labels, tfvit pretrain")
+        return row
+    name = options["recipe"] or options["objective"] or recipes.PRETRAIN
+    row = recipes.named(name)
+    if not row.recipe.pretraining:
+        raise UserError(f"recipe {name}: is for learning from labels, tfvit train")
+    if options["objective"] not in (None, row.recipe.pretraining.objective):
+        raise UserError(f"recipe {name}: its objective is {row.recipe.pretraining.objective}")
+    return row
 
 
 def recipe_of(options: dict, row: recipes.Named) -> tuple[Recipe, dict]:

@@ -12,6 +12,7 @@ import tf_keras as keras
 
 from tfvit import architecture
 from tfvit.model import build, named_weights
+from tfvit.objectives.labels import Labels
 from tfvit.optimizer import Optimizer
 from tfvit.recipe import Recipe
 from tfvit.recipes import RECIPES
@@ -68,7 +69,7 @@ def train(row, strategy=None, chance=True, steps=3, **changes):
         teacher = build(arch) if recipe.distillation == "hard" else None
         optimizer = Optimizer(recipe, named_weights(model), arch.depth)
     optimizer.begin()
-    step = make_train_step(model, optimizer, recipe, strategy, True, teacher)
+    step = make_train_step(Labels(model, recipe, teacher), optimizer, recipe, strategy, True)
     rng = np.random.default_rng(0)
     batch = {
         "pixels": rng.integers(0, 256, (BATCH, SIZE, SIZE, 3)).astype(np.uint8),

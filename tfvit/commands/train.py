@@ -198,6 +198,7 @@ def _dry_run(run, source, devices: int, out) -> None:
     from tfvit import plots, recipe, watch
     from tfvit.data import pipeline
     from tfvit.model import build
+    from tfvit.objectives.labels import as_trained_on
     from tfvit.optimizer import RULES, frozen
 
     how = run.recipe
@@ -220,7 +221,7 @@ def _dry_run(run, source, devices: int, out) -> None:
         start_step=0,
         unreadable={},
     )
-    shown = watch.as_trained_on(next(iter(batches)), how, 1, source.labels)
+    shown = as_trained_on(next(iter(batches)), how, 1, source.labels)
     write_json(out / DRY_RUN, cost.to_json())
     plots.batch_grid(*shown, out / BATCH)
     click.echo(f"{out / DRY_RUN}, one batch: {out / BATCH}")
