@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 import click
+
+
+class Number(click.FloatRange):
+    """A finite number within bounds, which click lets nan through."""
+
+    name = "number"
+
+    def convert(self, value, param, ctx) -> float:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number", param, ctx)
+        return number
 
 
 class Size(click.ParamType):

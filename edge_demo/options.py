@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from edge_demo.errors import UserError
-from edge_demo.option_types import Channels, Pair, Region, Size
+from edge_demo.option_types import Channels, Number, Pair, Region, Size
 from edge_demo.preprocess import INTERPOLATIONS, RESIZE_MODES
 from edge_demo.scores import NONE, SCORES
 
@@ -42,7 +42,7 @@ source_options = _all(
         click.option("--size", type=Size(), help="Of the camera's or screen's pictures."),
         click.option(
             "--rate",
-            type=click.FloatRange(0, min_open=True),
+            type=Number(0, min_open=True),
             help="Frames a second of a camera.",
         ),
         click.option("--pixel-format", help="Of a camera, as FFmpeg names it: mjpeg, yuyv422."),
@@ -106,7 +106,7 @@ RUNTIME = {
     ),
     "crop_fraction": click.option(
         "--crop-fraction",
-        type=click.FloatRange(0, 1, min_open=True),
+        type=Number(0, 1, min_open=True),
         help="With --resize crop: how much of the picture is the middle (default: 0.875).",
     ),
     "interpolation": click.option(

@@ -98,6 +98,8 @@ TFVIT = {
         (*TRAIN, "--data", "digits", "--set", "width=24", "--init", "{}/good"),
         "good: is vit-ti/8 with width 48, which does not fit vit-ti/8 with width 24",
     ),
+    "a share of nan": ((*TRAIN, "--data", "{}/classes", "--split", "nan"), "not a finite number"),
+    "no fraction": ((*TRAIN, "--data", "digits", "--fraction", "0"), "not in the range 0<x<=1"),
     "eval of nothing": (("eval", "{}/nowhere", "--data", "digits"), "no such checkpoint folder"),
     "eval of text": (("eval", "{}/text.tflite", "--data", "digits"), "not a .tflite file"),
     "eval of half a model": (("eval", "{}/cut.tflite", "--data", "digits"), "cut.tflite: "),

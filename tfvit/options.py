@@ -15,6 +15,7 @@ from pathlib import Path
 import click
 
 from edge_demo.errors import UserError
+from edge_demo.option_types import Number
 from edge_demo.quiet import quiet
 from tfvit import cluster
 
@@ -135,7 +136,7 @@ class Setting(click.ParamType):
 
 
 def data_options(required: bool = True) -> Callable:
-    """Adds --data, --split, --train-split and --eval-split to a command."""
+    """Adds --data, --split, --fraction, --train-split and --eval-split to a command."""
 
     def decorate(command: Callable) -> Callable:
         for option in reversed(
@@ -149,9 +150,15 @@ def data_options(required: bool = True) -> Callable:
                 click.option(
                     "--split",
                     "holdout",
-                    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+                    type=Number(0, 1, min_open=True, max_open=True),
                     metavar="SHARE",
                     help="Share of a folder without train/ and test/ that is held out.",
+                ),
+                click.option(
+                    "--fraction",
+                    type=Number(0, 1, min_open=True),
+                    metavar="SHARE",
+                    help="Share of the training images to use, of each class the same.",
                 ),
                 click.option("--train-split", help="Split to train on, as 'train[:90%]' of TFDS."),
                 click.option("--eval-split", help="Split to measure on, as 'train[90%:]' of TFDS."),

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from edge_demo.errors import GateError, UserError
-from edge_demo.option_types import Counts
+from edge_demo.option_types import Counts, Number
 from edge_demo.options import json_option
 
 # heading -> (key of `edge_demo.benchmark.measure`, how it is written)
@@ -45,7 +45,7 @@ Examples:
     "--seconds",
     default=5.0,
     show_default=True,
-    type=click.FloatRange(0, 3600, min_open=True),
+    type=Number(0, 3600, min_open=True),
     help="Of measuring, per file and number of threads.",
 )
 @click.option(

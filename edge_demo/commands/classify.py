@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edge_demo.errors import UserError
-from edge_demo.option_types import Address
+from edge_demo.option_types import Address, Number
 from edge_demo.options import runtime_options, source_options
 from edge_demo.stopping import until_stopped
 
@@ -55,13 +55,13 @@ Examples:
 @click.option(
     "--threshold",
     default=0.0,
-    type=click.FloatRange(0, 1),
+    type=Number(0, 1),
     help="Score below which a picture is unknown.",
 )
 @click.option(
     "--smooth",
     default=0.0,
-    type=click.FloatRange(0),
+    type=Number(0),
     metavar="SECONDS",
     help="Average the scores of a video or camera over time.",
 )
@@ -69,7 +69,7 @@ Examples:
     "--margin",
     default=0.1,
     show_default=True,
-    type=click.FloatRange(0, 1),
+    type=Number(0, 1),
     help="With --smooth: by how much another label must lead before it is shown.",
 )
 @click.option(
@@ -93,7 +93,7 @@ Examples:
     "--keep-below",
     default=0.5,
     show_default=True,
-    type=click.FloatRange(0, 1),
+    type=Number(0, 1),
     help="Score that is not sure.",
 )
 @click.option(

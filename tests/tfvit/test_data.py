@@ -121,6 +121,33 @@ def test_a_link_to_nothing_stops_nobody(grow, holdout):
     assert read == 24 + (0 if holdout else 4)
 
 
+# A part of the training images
+
+
+def test_a_fraction_is_the_same_share_of_every_class_and_inside_a_larger_one(grow):
+    root = grow({"train/a": 40, "train/b": 10, "train/c": 1, "test/a": 2, "test/b": 2})
+    found = {part: open_folder(root, fraction=part) for part in (0.1, 0.5, 1.0)}
+    assert [source.train.counts for source in found.values()] == [
+        (4, 1, 1),
+        (20, 5, 1),
+        (40, 10, 1),
+    ]
+    tenth, half, whole = (names(source.train) for source in found.values())
+    assert set(tenth) < set(half) < set(whole) and whole == names(open_folder(root).train)
+    assert half == sorted(half) and half == names(open_folder(root, fraction=0.5).train)
+    assert sorted(half) != sorted(whole)[: len(half)]
+    assert found[0.1].eval.counts == (2, 2, 0)
+    shuffled = found[0.5].train.shuffled(0, 0).take(26).as_numpy_iterator()
+    assert sorted(example["name"].decode() for example in shuffled) == half
+    for example in examples(found[0.1].train):
+        assert Path(example["name"].decode()).parent.name == "abc"[example["label"]]
+
+
+def test_a_fraction_of_pictures_with_several_labels_is_that_of_all(labelled_photos):
+    source = open_folder(labelled_photos, fraction=0.25)
+    assert source.train.size == 10 and len(set(names(source.train))) == 10
+
+
 # Class folders alone
 
 

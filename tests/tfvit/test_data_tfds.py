@@ -130,6 +130,16 @@ def test_without_expressions_train_and_test_are_taken(prepared):
     assert sorted(levels(source.eval.in_order())) == list(range(30, 37))
 
 
+def test_a_fraction_is_the_first_part_of_each_split_that_is_added(prepared):
+    options = DataOptions(prepared, fraction=0.2, train_split="train[:50%]+test", eval_split="test")
+    source = open_source(options)
+    assert source.train.size == 4 and source.eval.size == 7
+    whole = open_source(DataOptions(prepared, eval_split="test"))
+    of_train = levels(whole.train.in_order())[:3]
+    assert levels(source.train.in_order()) == of_train + levels(whole.eval.in_order())[:1]
+    assert sorted(levels(source.train.shuffled(0, 0), 4)) == sorted(levels(source.train.in_order()))
+
+
 def test_every_pass_of_the_shuffled_stream_is_a_permutation_of_its_own(prepared):
     split = open_source(DataOptions(prepared)).train
     stream = levels(split.shuffled(3, 0), 90)

@@ -198,8 +198,8 @@ BAD = {
     "more shots than images": (("--shots", "5,25"), "too few of china (24), flower (24)"),
     "no shots": (("--shots", "0"), "is not like 1,2,4"),
     "shots that are no number": (("--shots", "5,x"), "is not like 1,2,4"),
-    "no l2": (("--l2", "0"), "--l2 0 is not a number above 0"),
-    "no finite l2": (("--l2", "nan"), "--l2 nan is not a number above 0"),
+    "no l2": (("--l2", "0"), "'--l2': 0.0 is not in the range x>0"),
+    "no finite l2": (("--l2", "nan"), "'--l2': 'nan' is not a finite number"),
     "no seeds": (("--seeds", "0"), "--seeds"),
     "no training split": (("--train-split", "nothing"), "no split 'nothing'"),
 }

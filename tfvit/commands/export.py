@@ -10,6 +10,7 @@ import click
 from convert.schemes import CALIBRATIONS, SCHEMES, parse
 from convert.tfjs_weights import WEIGHTS
 from edge_demo.errors import UserError
+from edge_demo.option_types import Number
 from edge_demo.tables import percent, table
 from tfvit import figures
 from tfvit.options import (
@@ -58,7 +59,11 @@ DEFAULTS = {"tfjs": "float32", "web": "float16"}  # types of weights
 @click.option("--out", type=PATH, required=True, help="Folder for the exported files.")
 @click.option("--calibrate-only", is_flag=True, help="No fine-tuning: post-training quantization.")
 @click.option("--qat-steps", type=click.IntRange(0), help="[default: as the scheme has it]")
-@click.option("--qat-lr", type=float, help="Relative to weights.  [default: as the scheme has it]")
+@click.option(
+    "--qat-lr",
+    type=Number(0, min_open=True),
+    help="Relative to weights.  [default: as the scheme has it]",
+)
 @click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True)
 @click.option(
     "--calibration",
@@ -71,7 +76,7 @@ DEFAULTS = {"tfjs": "float32", "web": "float16"}  # types of weights
 @click.option("--sensitivity", is_flag=True, help="Measure what rounding each layer alone costs.")
 @click.option(
     "--max-drop",
-    type=float,
+    type=Number(),
     metavar="POINTS",
     help="Keep the most costly layers in float until no file loses more accuracy than this.",
 )

@@ -5,8 +5,7 @@ from __future__ import annotations
 import click
 
 from edge_demo import files
-from edge_demo.errors import UserError
-from edge_demo.option_types import Counts
+from edge_demo.option_types import Counts, Number
 from edge_demo.tables import table
 from tfvit.options import PATH, data_options, name_unreadable, need
 
@@ -26,7 +25,7 @@ from tfvit.options import PATH, data_options, name_unreadable, need
 )
 @click.option(
     "--l2",
-    type=float,
+    type=Number(0, min_open=True),
     default=1024,
     show_default=True,
     help="Penalty that is the same for all shots and data sets.",
@@ -48,8 +47,6 @@ def fewshot(models, shots, seeds, l2, batch_size, threads, json_file, plot, **op
       tfvit fewshot dinov2 --data photos/
       tfvit fewshot runs/photos exported/int8.tflite --data photos/ --shots 5,10 --plot shots.png
     """
-    if not 0 < l2 < float("inf"):
-        raise UserError(f"--l2 {l2:g} is not a number above 0")
     shots = sorted(set(shots))
     need("train")
     from tfvit import plots

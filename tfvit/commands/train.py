@@ -7,6 +7,7 @@ import json
 import click
 
 from edge_demo.errors import UserError
+from edge_demo.option_types import Number
 from edge_demo.tables import table
 from tfvit.architecture import POOLINGS
 from tfvit.exit_codes import INTERRUPTED, Stopped
@@ -22,7 +23,7 @@ from tfvit.options import (
 )
 
 DRY_RUN, BATCH = "dry_run.json", "batch.png"
-ABOVE_0, FROM_0 = click.FloatRange(0, min_open=True), click.FloatRange(0)
+ABOVE_0, FROM_0 = Number(0, min_open=True), Number(0)
 
 
 @click.command()

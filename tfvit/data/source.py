@@ -48,12 +48,14 @@ class DataOptions:
     data: a folder, "tfds:NAME[:CONFIG]" or "digits".
     holdout: part of a folder without train/ and test/ that is held out, 0-1.
     train_split, eval_split: names of folders or TFDS split expressions; None chooses.
+    fraction: part of the training split that is used, 0-1; None is all of it. See `share`.
     """
 
     data: str
     holdout: float | None = None
     train_split: str | None = None
     eval_split: str | None = None
+    fraction: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,9 +90,11 @@ def open_source(options: DataOptions, *, prefer: str = "test") -> Source:
     names = TEST_NAMES + VALIDATION_NAMES if prefer == "test" else VALIDATION_NAMES + TEST_NAMES
     if options.data.startswith("tfds:"):
         return tfds_source.open_tfds(options, names)
-    if options.data == "digits" and not Path("digits").is_dir():
-        return digits.open_digits(options)
-    return folder.open_folder(options, names)
+    is_digits = options.data == "digits" and not Path("digits").is_dir()
+    source = digits.open_digits(options) if is_digits else folder.open_folder(options, names)
+    if options.fraction is None or source.train is None:
+        return source
+    return dataclasses.replace(source, train=share(source.train, options.fraction))
 
 
 def choose(
@@ -171,23 +175,38 @@ def random_access(
 
 
 def part(split: Split, places: np.ndarray) -> Split:
-    """The examples at these places, int64 [n], of a split that has `at` and `labels`, in their order."""
-    labels = np.asarray(split.labels)[places]
-    counts = np.bincount(labels, minlength=len(split.counts))
+    """The examples at these places, int64 [n], of a split that has `at`, in their order."""
+    labels = counts = None
+    if split.labels is not None:
+        labels = np.asarray(split.labels)[places]
+        counts = tuple(map(int, np.bincount(labels, minlength=len(split.counts))))
     where = tf.constant(places)
 
     def example(index: tf.Tensor, at: tf.Tensor) -> dict[str, tf.Tensor]:
         return split.at(index, tf.gather(where, at))
 
-    return random_access(split.name, len(places), example, tuple(map(int, counts)), labels)
+    return random_access(split.name, len(places), example, counts, labels)
+
+
+def share(split: Split, fraction: float) -> Split:
+    """That part of the examples of a split that has `at`, in their order.
+
+    The same part of each class, one picture at least; where pictures have not one class each, of all.
+    Always the same ones; what is in a smaller part is in every larger one.
+    """
+    of_class = np.zeros(split.size, int) if split.labels is None else np.asarray(split.labels)
+    generator, chosen = np.random.default_rng(0), []
+    for number in np.unique(of_class):
+        places = generator.permutation(np.flatnonzero(of_class == number))
+        chosen.append(places[: max(1, round(fraction * len(places)))])
+    return part(split, np.sort(np.concatenate(chosen)))
 
 
 def evenly_spaced(split: Split, count: int) -> Split:
     """So many examples of a split, spread evenly over it, in their order; always the same ones."""
     places = np.arange(count) * split.size // count
     if split.at is not None:
-        chosen = tf.constant(places)
-        return random_access(split.name, count, lambda i, at: split.at(i, tf.gather(chosen, at)))
+        return part(split, places)
 
     def some() -> Stream:
         wanted = tf.constant(np.isin(np.arange(split.size), places))

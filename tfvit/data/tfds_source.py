@@ -86,6 +86,9 @@ def open_tfds(options: DataOptions, eval_names: tuple[str, ...]) -> Source:
             "--train-split 'train[:90%]' --eval-split 'train[90%:]'"
         )
     train = split(options.train_split, TRAIN_NAMES)
+    if train and options.fraction is not None:
+        some = _share(tfds, builder, train.name, options.fraction)
+        train = _split(tfds, builder, options.data, some, image, labels)
     classes = imagenet.SUBSETS.get(builder.name)
     return Source(options.data, labels.names, train, held, labels.several, classes)
 
@@ -178,6 +181,19 @@ def _split(tfds, builder, data: str, name: str, image: str, labels: Labels) -> S
         return stream.enumerate(start).map(numbered)
 
     return Split(name, size, None, in_order, shuffled)
+
+
+def _share(tfds, builder, name: str, fraction: float) -> str:
+    """The expression for the first part of a split, or of each of the splits that it adds up.
+
+    TFDS writes most sets in a random order, so that the classes are in it about as they are in all.
+    """
+    splits, parts = builder.info.splits, []
+    for each in tfds.core.ReadInstruction.from_spec(name).to_absolute(splits):
+        first, end = each.from_ or 0, each.to or splits[each.splitname].num_examples
+        count = max(1, round(fraction * (end - first)))
+        parts.append(f"{each.splitname}[{first}:{first + count}]")
+    return "+".join(parts)
 
 
 def _record(
