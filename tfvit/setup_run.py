@@ -35,7 +35,7 @@ def new_run(options: dict, source: Source, out: Path) -> Run:
     """
     if source.train is None:
         raise UserError(f"{source.name}: no training split; choose --train-split")
-    row = row_of(options)
+    _, row = row_of(options)
     recipe, changes = recipe_of(options, row)
     if source.multi_label and recipe.loss == "softmax":
         if "loss" in dict(options["settings"]):
@@ -46,8 +46,8 @@ def new_run(options: dict, source: Source, out: Path) -> Run:
     return Run(arch, spec, data_of(options), recipe.resolved(source.train.size), init, options)
 
 
-def row_of(options: dict) -> recipes.Named:
-    """The row of the table of recipes that a command starts from: asked for, or its default.
+def row_of(options: dict) -> tuple[str, recipes.Named]:
+    """The name and the row of the table of recipes that a command starts from: asked for, or its default.
 
     Raises UserError for a name that is not there, and one of the other command.
     """
@@ -56,14 +56,14 @@ def row_of(options: dict) -> recipes.Named:
         row = recipes.named(name)
         if row.recipe.pretraining:
             raise UserError(f"recipe {name}: is for learning without labels, tfvit pretrain")
-        return row
+        return name, row
     name = options["recipe"] or options["objective"] or recipes.PRETRAIN
     row = recipes.named(name)
     if not row.recipe.pretraining:
         raise UserError(f"recipe {name}: is for learning from labels, tfvit train")
     if options["objective"] not in (None, row.recipe.pretraining.objective):
         raise UserError(f"recipe {name}: its objective is {row.recipe.pretraining.objective}")
-    return row
+    return name, row
 
 
 def recipe_of(options: dict, row: recipes.Named) -> tuple[Recipe, dict]:
@@ -71,21 +71,24 @@ def recipe_of(options: dict, row: recipes.Named) -> tuple[Recipe, dict]:
 
     Raises UserError for a value that no recipe can have.
     """
-    own, views = (
+    parts = {"augmentation": row.recipe.augmentation, "pretraining": row.recipe.pretraining}
+    parts = {name: value for name, value in parts.items() if value}
+    own, *nested = (
         {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-        for value in (row.recipe, row.recipe.augmentation)
+        for value in (row.recipe, *parts.values())
     )
+    known = {key: value for fields in (own, *nested) for key, value in fields.items()}
     given = {OPTIONS.get(k, k): v for k, v in options.items() if v is not None}
     for key, value in options["settings"]:
-        is_text = isinstance((own | views).get(key), str)
+        is_text = isinstance(known.get(key), str)
         given[key] = None if value == "none" and not is_text else value
     of_recipe = {k: v for k, v in given.items() if k in own} | _length(given)
     if of_recipe.get("clip_norm") == 0:
         of_recipe["clip_norm"] = None
-    of_recipe["augmentation"] = dataclasses.replace(
-        row.recipe.augmentation, **{k: v for k, v in given.items() if k in views}
-    )
-    changes = {k: v for k, v in options["settings"] if k not in own | views}
+    for (name, value), fields in zip(parts.items(), nested):
+        changed = {k: v for k, v in given.items() if k in fields}
+        of_recipe[name] = dataclasses.replace(value, **changed)
+    changes = {k: v for k, v in options["settings"] if k not in known}
     for field in ("pooling", "dropout", "stochastic_depth"):
         if options[field] is not None:
             changes[field] = options[field]

@@ -74,24 +74,39 @@ class Source:
     classes: tuple[int, ...] | None = None
 
 
+UNLABELLED = {"labels": ("0",), "multi_label": False}  # as a backbone is imported
 TRAIN_NAMES = ("train",)
 VALIDATION_NAMES = ("val", "validation", "valid")
 TEST_NAMES = ("test",)
 
 
-def open_source(options: DataOptions, *, prefer: str = "test") -> Source:
+def open_source(options: DataOptions, *, prefer: str = "test", labelled: bool = True) -> Source:
     """The data set that `options` names, with its training and held-out split.
 
     prefer: which held-out split to take where there are both: "test", or "val" while training.
+    labelled: False takes a folder's pictures wherever they are in it, and any other set's as they are; all
+        have the one label of a model without classes.
     Raises UserError if it does not exist, has an empty class, or a split is missing.
     """
-    from tfvit.data import digits, folder, tfds_source  # each is also a user of this module
+    from tfvit.data import (
+        digits,
+        folder,
+        tfds_source,
+        unlabelled,
+    )  # each is also a user of this module
 
     names = TEST_NAMES + VALIDATION_NAMES if prefer == "test" else VALIDATION_NAMES + TEST_NAMES
     if options.data.startswith("tfds:"):
-        return tfds_source.open_tfds(options, names)
-    is_digits = options.data == "digits" and not Path("digits").is_dir()
-    source = digits.open_digits(options) if is_digits else folder.open_folder(options, names)
+        source = tfds_source.open_tfds(options, names)
+        return source if labelled else dataclasses.replace(source, **UNLABELLED)
+    if options.data == "digits" and not Path("digits").is_dir():
+        source = digits.open_digits(options)
+    elif labelled:
+        source = folder.open_folder(options, names)
+    else:
+        source = unlabelled.open_pictures(options, names)
+    if not labelled:
+        source = dataclasses.replace(source, **UNLABELLED)
     if options.fraction is None or source.train is None:
         return source
     return dataclasses.replace(source, train=share(source.train, options.fraction))
