@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from edge_demo.errors import UserError
 from tfvit.data.augment import Augmentation
+from tfvit.objectives import OBJECTIVES, TARGETS
 
 # name: tf_keras policy; weights are float32 with all of them
 DTYPES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
@@ -15,8 +16,6 @@ OPTIMIZERS = ("sgd", "adam", "adamw", "lamb", "lion")  # their rules: tfvit.opti
 SCHEDULES = ("cosine", "linear", "constant")
 LOSSES = ("softmax", "sigmoid")
 DISTILLATIONS = ("soft", "hard")
-OBJECTIVES = ("masked-patch", "mae")  # without labels; their graphs: tfvit.objectives
-TARGETS = ("mean-color", "low-res", "full", "normalized")  # tfvit.objectives.targets
 USUAL_VIEWS = Augmentation(crop_min_area=0.2)
 FEWEST_EVALUATIONS = 20  # of a run whose epochs are shorter than that
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import click
 
 from tfvit.commands import training
-from tfvit.recipe import OBJECTIVES, TARGETS
+from tfvit.objectives import OBJECTIVES, TARGETS
 
 
 @click.command()
-@training.run_options("the objective's name")
+@training.run_options
 @click.option(
     "--objective",
     type=click.Choice(OBJECTIVES),

@@ -11,7 +11,7 @@ DRY_RUN, BATCH = "dry_run.json", "batch.png"
 
 
 @click.command()
-@training.run_options("scratch, with --init edge-finetune")
+@training.run_options
 @click.option("--dry-run", is_flag=True, help="Show what it would cost and one batch, and end.")
 @click.option("--label-smoothing", type=float)
 @click.option("--mixup", type=FROM_0, help="Alpha.")

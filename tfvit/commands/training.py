@@ -24,129 +24,107 @@ from tfvit.options import (
 )
 
 ABOVE_0, FROM_0 = Number(0, min_open=True), Number(0)
+OPTIONS = (
+    data_options(required=False),
+    click.option("--out", type=PATH, help="Folder of the run."),
+    click.option(
+        "--model",
+        help="As vit-ti/16: mu, ti, s, b, l, h, g, G / patch; r50+vit-b/16; bit-r50x1.  "
+        "[default: the recipe's]",
+    ),
+    click.option(
+        "--image-size",
+        type=ImageSize(),
+        help="N or HEIGHTxWIDTH.  [default: the recipe's]",
+    ),
+    click.option(
+        "--init",
+        help="Checkpoint, run folder or whatever tfvit import reads, to start from; its model is the "
+        "default.",
+    ),
+    click.option(
+        "--recipe",
+        help="A recipe by name; --print-recipe lists them.  [default: scratch, with --init edge-finetune; "
+        "without labels the objective's name]",
+    ),
+    click.option(
+        "--set",
+        "settings",
+        type=Setting(),
+        multiple=True,
+        help="Any field of the recipe, its augmentation or the architecture: beta_2=0.95, depth=6.",
+    ),
+    click.option("--print-recipe", is_flag=True, help="Show what the options come to, and end."),
+    click.option("--profile", is_flag=True, help="Trace steps 11 to 15 for TensorBoard."),
+    click.option("--pooling", type=click.Choice(POOLINGS), help="What the head reads."),
+    click.option("--epochs", type=ABOVE_0, help="Length; or --steps."),
+    click.option("--steps", type=click.IntRange(1), help="Optimizer steps, instead of --epochs."),
+    click.option("--batch-size", type=click.IntRange(1), help="Global, over all devices."),
+    click.option("--accumulate", type=click.IntRange(1), help="Parts a batch is computed in."),
+    click.option("--lr", type=float, help="Peak rate."),
+    click.option("--layer-decay", type=float, help="Rate of a block over that of the next."),
+    click.option("--warmup", type=click.IntRange(0), help="Steps."),
+    click.option("--weight-decay", type=FROM_0, help="Of kernels, times the rate."),
+    click.option("--clip", type=FROM_0, help="Largest norm of the gradient; 0: none."),
+    click.option("--frozen", help="Weights to leave alone, as 'embedding/*,block_[0-5]/*'."),
+    click.option("--ema", type=FROM_0, help="Decay of averaged weights, as 0.999."),
+    click.option("--dropout", type=float),
+    click.option("--stochastic-depth", type=float, help="Drop rate of the last block."),
+    click.option(
+        "--crop-min-area",
+        type=float,
+        help="Smallest share of a picture the random crop keeps; 1 turns it off.",
+    ),
+    click.option(
+        "--flip/--no-flip",
+        default=None,
+        help="Mirror every other picture (not for text).",
+    ),
+    click.option(
+        "--resize",
+        type=click.Choice(["squash", "crop"]),
+        help="How any picture becomes the input.  [default: squash]",
+    ),
+    click.option(
+        "--dtype",
+        type=click.Choice(["float32", "bfloat16", "float16"]),
+        help="Of the computation; weights are float32.",
+    ),
+    click.option("--remat", is_flag=True, default=None, help="Less memory, a third more time."),
+    strategy_option("One device, or a copy on each GPU."),
+    click.option("--cache", help="Keep decoded pictures: 'memory', or a folder."),
+    click.option(
+        "--data-service",
+        metavar="ADDRESS,...",
+        help="Of tfvit data-service, to read and augment there.",
+    ),
+    click.option("--xla/--no-xla", default=None, help="Compile.  [default: where there is a GPU]"),
+    click.option(
+        "--eval-every",
+        type=click.IntRange(1),
+        help="Steps.  [default: an epoch or 1/20]",
+    ),
+    seed_option(default=None),
+    click.option(
+        "--checkpoint-every",
+        type=FROM_0,
+        metavar="SECONDS",
+        help="Beside those at evaluations.",
+    ),
+    click.option("--resume", is_flag=True, help="Go on with the run in --out, if there is one."),
+    click.option(
+        "--strict",
+        is_flag=True,
+        help="Read every image first; an unreadable one is an error.",
+    ),
+)
 
 
-def run_options(recipe: str) -> Callable:
-    """Adds the options of a training run to a command; recipe: the default one, in words."""
-
-    def decorate(command: Callable) -> Callable:
-        for option in reversed(
-            (
-                data_options(required=False),
-                click.option("--out", type=PATH, help="Folder of the run."),
-                click.option(
-                    "--model",
-                    help="As vit-ti/16: mu, ti, s, b, l, h, g, G / patch; r50+vit-b/16; bit-r50x1.  [default: the recipe's]",
-                ),
-                click.option(
-                    "--image-size",
-                    type=ImageSize(),
-                    help="N or HEIGHTxWIDTH.  [default: the recipe's]",
-                ),
-                click.option(
-                    "--init",
-                    help="Checkpoint, run folder or whatever tfvit import reads, to start from; its model is the default.",
-                ),
-                click.option(
-                    "--recipe",
-                    help=f"A recipe by name; --print-recipe lists them.  [default: {recipe}]",
-                ),
-                click.option(
-                    "--set",
-                    "settings",
-                    type=Setting(),
-                    multiple=True,
-                    help="Any field of the recipe, its augmentation or the architecture: beta_2=0.95, depth=6.",
-                ),
-                click.option(
-                    "--print-recipe", is_flag=True, help="Show what the options come to, and end."
-                ),
-                click.option(
-                    "--profile", is_flag=True, help="Trace steps 11 to 15 for TensorBoard."
-                ),
-                click.option("--pooling", type=click.Choice(POOLINGS), help="What the head reads."),
-                click.option("--epochs", type=ABOVE_0, help="Length; or --steps."),
-                click.option(
-                    "--steps", type=click.IntRange(1), help="Optimizer steps, instead of --epochs."
-                ),
-                click.option(
-                    "--batch-size", type=click.IntRange(1), help="Global, over all devices."
-                ),
-                click.option(
-                    "--accumulate", type=click.IntRange(1), help="Parts a batch is computed in."
-                ),
-                click.option("--lr", type=float, help="Peak rate."),
-                click.option(
-                    "--layer-decay", type=float, help="Rate of a block over that of the next."
-                ),
-                click.option("--warmup", type=click.IntRange(0), help="Steps."),
-                click.option("--weight-decay", type=FROM_0, help="Of kernels, times the rate."),
-                click.option("--clip", type=FROM_0, help="Largest norm of the gradient; 0: none."),
-                click.option(
-                    "--frozen", help="Weights to leave alone, as 'embedding/*,block_[0-5]/*'."
-                ),
-                click.option("--ema", type=FROM_0, help="Decay of averaged weights, as 0.999."),
-                click.option("--dropout", type=float),
-                click.option("--stochastic-depth", type=float, help="Drop rate of the last block."),
-                click.option(
-                    "--crop-min-area",
-                    type=float,
-                    help="Smallest share of a picture the random crop keeps; 1 turns it off.",
-                ),
-                click.option(
-                    "--flip/--no-flip",
-                    default=None,
-                    help="Mirror every other picture (not for text).",
-                ),
-                click.option(
-                    "--resize",
-                    type=click.Choice(["squash", "crop"]),
-                    help="How any picture becomes the input.  [default: squash]",
-                ),
-                click.option(
-                    "--dtype",
-                    type=click.Choice(["float32", "bfloat16", "float16"]),
-                    help="Of the computation; weights are float32.",
-                ),
-                click.option(
-                    "--remat", is_flag=True, default=None, help="Less memory, a third more time."
-                ),
-                strategy_option("One device, or a copy on each GPU."),
-                click.option("--cache", help="Keep decoded pictures: 'memory', or a folder."),
-                click.option(
-                    "--data-service",
-                    metavar="ADDRESS,...",
-                    help="Of tfvit data-service, to read and augment there.",
-                ),
-                click.option(
-                    "--xla/--no-xla", default=None, help="Compile.  [default: where there is a GPU]"
-                ),
-                click.option(
-                    "--eval-every",
-                    type=click.IntRange(1),
-                    help="Steps.  [default: an epoch or 1/20]",
-                ),
-                seed_option(default=None),
-                click.option(
-                    "--checkpoint-every",
-                    type=FROM_0,
-                    metavar="SECONDS",
-                    help="Beside those at evaluations.",
-                ),
-                click.option(
-                    "--resume", is_flag=True, help="Go on with the run in --out, if there is one."
-                ),
-                click.option(
-                    "--strict",
-                    is_flag=True,
-                    help="Read every image first; an unreadable one is an error.",
-                ),
-            )
-        ):
-            command = option(command)
-        return command
-
-    return decorate
+def run_options(command: Callable) -> Callable:
+    """Adds the options of a training run to a command."""
+    for option in reversed(OPTIONS):
+        command = option(command)
+    return command
 
 
 def run(

@@ -3,3 +3,7 @@
 The training loop asks its objective for the loss of a step, the evaluation, and the pictures to show:
 `labels.Labels` or `pretraining.Pretraining`.
 """
+
+# without labels: how patches are hidden (`masking`), and what is predicted of them (`targets`)
+OBJECTIVES = ("masked-patch", "mae")
+TARGETS = ("mean-color", "low-res", "full", "normalized")

@@ -13,10 +13,11 @@ import tensorflow as tf
 import tf_keras as keras
 
 from edge_demo.errors import UserError
-from tfvit import posemb, recipe, vit
+from tfvit import posemb, vit
 from tfvit.architecture import Architecture
 from tfvit.layers import Block, Dense, LayerNorm, Tokens, head
 from tfvit.model import Model, named_weights
+from tfvit.objectives import OBJECTIVES
 from tfvit.recipe import Pretraining
 
 PREFIX = "pretraining"  # of the names of weights that the model itself has not
@@ -144,7 +145,7 @@ MASKINGS: dict[str, Callable[[Model, Pretraining, int], Masking]] = {
     "masked-patch": masked_patch,
     "mae": mae,
 }
-assert MASKINGS.keys() == set(recipe.OBJECTIVES)
+assert MASKINGS.keys() == set(OBJECTIVES)
 
 
 def _patches(arch: Architecture) -> int:
@@ -157,7 +158,7 @@ def _patches(arch: Architecture) -> int:
 
 def _share(n: int, share: float) -> int:
     """How many of n patches are predicted: at least one, and not all."""
-    return min(max(round(n * share), 1), n - 1)
+    return min(n - int(n * (1 - share)), n - 1)
 
 
 def _decoder_width(width: int) -> int:

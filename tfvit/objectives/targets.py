@@ -9,7 +9,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from edge_demo.preprocess import PreprocessSpec
-from tfvit import recipe
+from tfvit import objectives as names
 from tfvit.preprocess import normalise
 
 BITS = 3  # of a channel
@@ -127,4 +127,4 @@ TARGETS = {
     "full": _of_pixels(scaled=False),
     "normalized": _of_pixels(scaled=True),
 }
-assert TARGETS.keys() == set(recipe.TARGETS)
+assert TARGETS.keys() == set(names.TARGETS)
