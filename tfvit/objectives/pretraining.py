@@ -23,6 +23,7 @@ NOISE = 1 << 21  # folded into the step's seed for what is masked
 HELD_OUT = (-1, 0)  # seed of what is masked in evaluations: the same in all runs
 SHOWN = 8  # pictures whose reconstructions are shown
 GREY = 128.0  # of what is masked
+ALGORITHM = "philox"  # of random numbers: what TensorFlow chooses is another under XLA
 
 
 class Pretraining:
@@ -51,7 +52,7 @@ class Pretraining:
 
     def prepared(self, batch: dict, seed: tf.Tensor, replica: tf.Tensor | int) -> dict:
         """The pictures, and what is masked in each: a function of the seed and the row of the whole batch."""
-        seed = tf.random.experimental.stateless_fold_in(seed, NOISE)
+        seed = _folded(seed, NOISE)
         rows = batch["mask"].shape[0]
         plan = self._plan(seed, self._batch_size, replica * rows, rows)
         return {"pixels": batch["pixels"], "mask": batch["mask"], **plan}
@@ -134,7 +135,8 @@ class Pretraining:
     def _plan(self, seed: tf.Tensor, count: int, first: tf.Tensor | int, rows: int) -> Plan:
         """What is masked in `rows` pictures of a batch of `count`, from row `first` on."""
         n = self.model.architecture.grid[0] * self.model.architecture.grid[1]
-        noise = tf.random.stateless_uniform([self._masking.draws, count, n], seed)
+        shape = [self._masking.draws, count, n]
+        noise = tf.random.stateless_uniform(shape, seed, alg=ALGORITHM)
         return self._masking.plan(tf.slice(noise, [0, first, 0], [-1, rows, n]))
 
     def _predicted(self, batch: dict, training: bool) -> tuple[tf.Tensor, tf.Tensor]:
@@ -150,7 +152,7 @@ class Pretraining:
 
         def of_replica(batch: dict, number: tf.Tensor) -> dict[str, tf.Tensor]:
             replica = tf.distribute.get_replica_context().replica_id_in_sync_group
-            seed = tf.random.experimental.stateless_fold_in(tf.constant(HELD_OUT), number)
+            seed = _folded(tf.constant(HELD_OUT), number)
             batch = self.prepared(batch, seed, replica)
             with fused.enabled(fused.worthwhile(self.model.architecture, batch["mask"].shape[0])):
                 found = self.losses(batch, training=False)
@@ -172,3 +174,7 @@ class Pretraining:
             batch = next(iter(eval_batches(some, self.model.preprocess, count, unreadable={})))
             self._pixels = batch["pixels"].numpy()
         return self._pixels
+
+
+def _folded(seed: tf.Tensor, number: tf.Tensor | int) -> tf.Tensor:
+    return tf.random.experimental.stateless_fold_in(seed, number, alg=ALGORITHM)
