@@ -15,8 +15,8 @@ from tfvit.checkpoint import Snapshot
 from tfvit.data import Source
 from tfvit.model import Model, build
 from tfvit.objectives.labels import Labels
+from tfvit.objectives.masked_modeling import MaskedModeling
 from tfvit.objectives.objective import Objective
-from tfvit.objectives.pretraining import Pretraining
 from tfvit.optimizer import Optimizer
 from tfvit.recipe import DTYPES
 from tfvit.run import Run
@@ -44,7 +44,7 @@ def create(run: Run, source: Source) -> tuple[Objective, Optimizer]:
         model.get_layer("head").bias.assign([-math.log(len(labels))] * len(labels))
     depth = getattr(run.architecture, "depth", 0)
     if recipe.pretraining:
-        objective: Objective = Pretraining(model, recipe)
+        objective: Objective = MaskedModeling(model, recipe)
     else:
         objective = Labels(model, recipe, load_teacher(run, labels))
     return objective, Optimizer(recipe, objective.weights, depth)

@@ -15,17 +15,16 @@ from edge_demo.errors import UserError
 from tfvit.architecture import ResNetArchitecture
 from tfvit.model import build, named_weights
 from tfvit.objectives import OBJECTIVES, TARGETS, targets
+from tfvit.objectives.masked_modeling import MaskedModeling
 from tfvit.objectives.masking import MASKINGS
-from tfvit.objectives.pretraining import Pretraining
 from tfvit.optimizer import Optimizer
-from tfvit.recipe import Pretraining as Settings
-from tfvit.recipe import Recipe
+from tfvit.recipe import Pretraining, Recipe
 from tfvit.step import forward_backward, make_train_step
 
 N, BATCH = (HEIGHT // PATCH) * (WIDTH // PATCH), 4
 HOW = {  # as the papers have them, with a decoder as small as the model
-    "masked-patch": Settings("masked-patch", "mean-color", 0.5),
-    "mae": Settings("mae", "normalized", 0.75, decoder_width=96, decoder_depth=1),
+    "masked-patch": Pretraining("masked-patch", "mean-color", 0.5),
+    "mae": Pretraining("mae", "normalized", 0.75, decoder_width=96, decoder_depth=1),
 }
 
 
@@ -263,7 +262,7 @@ def learning(objective, target, family="cls", recipe=Recipe(steps=100, batch_siz
     model = small(depth=1, **changes)
     how = dataclasses.replace(HOW[objective], target=target)
     recipe = dataclasses.replace(recipe, pretraining=how)
-    return Pretraining(model, recipe), recipe
+    return MaskedModeling(model, recipe), recipe
 
 
 def batch_for(model):
@@ -306,7 +305,7 @@ def test_every_weight_learns_from_every_target(objective, family):
 def test_a_resnet_has_no_patches():
     model = build(ResNetArchitecture("bit", 1, (32, 32), (1,), 1))
     with pytest.raises(UserError, match="bit: has no patches to mask"):
-        Pretraining(model, Recipe(pretraining=HOW["mae"]))
+        MaskedModeling(model, Recipe(pretraining=HOW["mae"]))
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)

@@ -67,7 +67,7 @@ def test_it_leaves_a_backbone_and_the_rest_where_resuming_finds_it(backbone):
 def test_training_starts_from_all_of_its_encoder(backbone, tmp_path, photos, tfvit_cli):
     folder, _, _ = backbone
     done = tfvit_cli(
-        *("train", "--data", photos, "--init", folder, "--steps", "1", "--lr", "0"),
+        *("train", "--data", photos, "--init", folder, "--steps", "1", "--lr", "1e-12"),
         *("--set", "ema=none", "--batch-size", "8", "--out", tmp_path),
     )
     assert done.code == 0, done.err
@@ -77,7 +77,7 @@ def test_training_starts_from_all_of_its_encoder(backbone, tmp_path, photos, tfv
     before, after = weights(folder / "best"), weights(tmp_path / "last")
     encoder = [name for name in before if not name.startswith("head/")]
     assert len(encoder) > 30
-    assert all(np.array_equal(before[name], after[name]) for name in encoder)
+    assert all(np.allclose(before[name], after[name], atol=1e-9) for name in encoder)
 
 
 def test_its_features_are_measured_and_looked_at(backbone, tmp_path, photos, tfvit_cli):

@@ -13,7 +13,6 @@ import tf_keras as keras
 from tfvit import architecture
 from tfvit.model import build
 from tfvit.objectives.labels import Labels
-from tfvit.objectives.pretraining import Pretraining
 from tfvit.optimizer import Optimizer
 from tfvit.recipe import Recipe
 from tfvit.recipes import RECIPES
@@ -71,7 +70,7 @@ def train(row, strategy=None, chance=True, steps=3, **changes):
         model = build(arch)
         teacher = build(arch) if recipe.distillation == "hard" else None
         learnt = (
-            Pretraining(model, recipe) if recipe.pretraining else Labels(model, recipe, teacher)
+            MaskedModeling(model, recipe) if recipe.pretraining else Labels(model, recipe, teacher)
         )
         optimizer = Optimizer(recipe, learnt.weights, arch.depth)
     optimizer.begin()

@@ -1,4 +1,4 @@
-"""Learning without labels: what `tfvit pretrain` does, whichever the masking and the target."""
+"""Masked image modelling: what `tfvit pretrain` does, whichever the masking and the target."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ GREY = 128.0  # of what is masked
 ALGORITHM = "philox"  # of random numbers: what TensorFlow chooses is another under XLA
 
 
-class Pretraining:
+class MaskedModeling:
     """Telling what masked patches hold: see `objective.Objective`.
 
     To be made within the scope of the strategy. Raises UserError for a ResNet, which has no patches, and as
