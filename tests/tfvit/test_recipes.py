@@ -13,6 +13,7 @@ import tf_keras as keras
 from tfvit import architecture
 from tfvit.model import build
 from tfvit.objectives.labels import Labels
+from tfvit.objectives.masked_modeling import MaskedModeling
 from tfvit.optimizer import Optimizer
 from tfvit.recipe import Recipe
 from tfvit.recipes import RECIPES
