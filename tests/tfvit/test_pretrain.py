@@ -166,16 +166,18 @@ def test_a_folder_needs_no_classes(nested, photos, labelled_photos):
 def test_a_backbone_of_pictures_without_labels(nested, tmp_path, tfvit_cli):
     done = tfvit_cli(
         *("pretrain", "--data", nested, "--split", "0.2", *SMALL, "--steps", "2"),
-        *("--batch-size", "8", "--target", "low-res", "--out", tmp_path / "run"),
+        *("--batch-size", "8", "--objective", "mae", "--target", "low-res"),
+        *("--dtype", "bfloat16", "--out", tmp_path / "run"),
     )
     assert done.code == 0, done.err
-    assert "masked-patch for low-res, 2 steps" in done.out
+    assert "mae for low-res, 2 steps" in done.out
+    assert all(value.dtype == np.float32 for value in weights(tmp_path / "run/last").values())
     assert json.loads((tmp_path / "run/run.json").read_text())["recipe"]["pretraining"] == {
-        "objective": "masked-patch",
+        "objective": "mae",
         "target": "low-res",
-        "masked": 0.5,
+        "masked": 0.75,
         "decoder_width": None,
-        "decoder_depth": 8,
+        "decoder_depth": 2,
     }
 
 

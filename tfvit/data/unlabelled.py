@@ -40,7 +40,7 @@ def open_pictures(options: DataOptions, eval_names: tuple[str, ...]) -> Source:
             parts = {train or "train": chosen[False], "held out": chosen[True]}
         for name, part in parts.items():
             if not part:
-                raise UserError(f"{root}: no picture is {name}; change --split")
+                raise UserError(f"{root}: no image falls into the {name} part; change --split")
         splits = (folder.split_of(name, part, 1) for name, part in parts.items())
         return Source(options.data, UNLABELLED["labels"], *splits)
 

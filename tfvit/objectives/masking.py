@@ -51,7 +51,7 @@ def masked_patch(model: Model, how: Pretraining, outputs: int) -> Masking:
     Of the patches to be predicted, 80 % have their embedding replaced by a learned one, 10 % by that of
     another patch of the picture, and 10 % keep theirs.
     """
-    arch, policy = model.architecture, model.dtype_policy
+    arch, policy = model.architecture, model.get_layer("norm").dtype_policy
     stages, n = vit.stages(model), _patches(arch)
     m = _share(n, how.masked)
     tokens = Tokens(1, n, _normal(), name=f"{PREFIX}/mask", dtype=policy)
@@ -85,7 +85,7 @@ def mae(model: Model, how: Pretraining, outputs: int) -> Masking:
     A decoder that is thrown away afterwards gets what comes out, mask tokens for what is missing, and fixed
     positions. Raises UserError for an encoder whose tokens know of their neighbours, or by their distance.
     """
-    arch, policy = model.architecture, model.dtype_policy
+    arch, policy = model.architecture, model.get_layer("norm").dtype_policy
     if arch.stem is not None:
         raise UserError(
             f"{arch.name}: mae drops patches, whose pixels a hybrid's stem mixes; take masked-patch"
@@ -173,7 +173,7 @@ def _answer(m: int, width: int, outputs: int) -> keras.Model:
 
 def _added(*layers: keras.layers.Layer, shape: tuple[int, int]) -> keras.Model:
     """Layers one behind the other, built for tokens of that shape: a model, so that weights have names."""
-    inputs = keras.Input(shape)
+    inputs = keras.Input(shape, dtype=layers[0].compute_dtype)
     x = inputs
     for layer in layers:
         x = layer(x)
