@@ -36,7 +36,7 @@ def test_the_loss_falls_and_pictures_show_it(backbone):
     folder, objective, said = backbone
     rows = metrics(folder)
     evaluations = [row for row in rows if row["phase"] == "eval"]
-    assert evaluations[-1]["loss"] < 0.9 * evaluations[0]["loss"]
+    assert evaluations[-1]["loss"] < 0.95 * evaluations[0]["loss"]
     assert ("colors" in evaluations[0]) == (objective == "masked-patch")
     if objective == "masked-patch":
         assert evaluations[-1]["colors"] > 2 * evaluations[0]["colors"] - 0.1
@@ -103,7 +103,7 @@ def test_killed_terminated_and_resumed_ends_as_unbroken(objective, tmp_path, tfv
             stderr=subprocess.PIPE,
             text=True,
         )
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while max((row["step"] for row in runs.read_metrics(broken)), default=0) < step:
             assert victim.poll() is None and time.monotonic() < deadline
             time.sleep(0.01)
