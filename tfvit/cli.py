@@ -15,6 +15,7 @@ from tfvit.commands import (
     info,
     inspect,
     launch,
+    pretrain,
     probe,
     train,
     vtab,
@@ -45,6 +46,7 @@ main.add_command(checkpoints.create)
 main.add_command(checkpoints.import_model)
 main.add_command(checkpoints.export_model)
 main.add_command(train.train)
+main.add_command(pretrain.pretrain)
 main.add_command(launch.launch)
 main.add_command(export.convert)
 main.add_command(evaluate.evaluate)

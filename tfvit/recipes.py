@@ -7,7 +7,7 @@ import difflib
 
 from edge_demo.errors import UserError
 from tfvit.data.augment import Augmentation
-from tfvit.recipe import Recipe
+from tfvit.recipe import Pretraining, Recipe
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +37,10 @@ def _pretraining(**changes) -> Recipe:
     """Table 3 of the paper: Adam with decoupled decay, batches of 4,096, 10,000 steps of warm-up."""
     values = {"batch_size": 4096, "warmup_steps": 10_000, "clip_norm": None}
     return Recipe(**{**values, "augmentation": INCEPTION, **changes})
+
+
+def _autoencoder(**changes) -> Pretraining:
+    return Pretraining("mae", "normalized", 0.75, **changes)
 
 
 def _finetuning(
@@ -227,8 +231,65 @@ RECIPES: dict[str, Named] = {
         "vit-s/16",
         changes={"stochastic_depth": 0.05, "layer_scale": 1e-4, "activation": "gelu"},
     ),
+    "masked-patch": Named(
+        "ours, for a few thousand photos without labels",
+        "docs/pretraining.md",
+        Recipe(
+            epochs=100.0,
+            warmup_epochs=5.0,
+            learning_rate=1e-3,
+            batch_size=64,
+            pretraining=Pretraining(),
+        ),
+        "vit-ti/16",
+    ),
+    "mae": Named(
+        "ours, for a few thousand photos without labels",
+        "docs/pretraining.md",
+        Recipe(
+            epochs=100.0,
+            warmup_epochs=5.0,
+            learning_rate=1e-3,
+            beta_2=0.95,
+            batch_size=64,
+            pretraining=_autoencoder(decoder_depth=2),
+        ),
+        "vit-ti/16",
+    ),
+    "paper-masked-patch": Named(
+        f"{PAPER}, appendix B.1.2: a million steps on JFT-300M; of weight decay it says nothing",
+        "ViT-B/16 fine-tuned on ImageNet: 79.9 %, 2 % more than from scratch (section 4.6)",
+        _pretraining(
+            epochs=None,
+            steps=1_000_000,
+            learning_rate=2e-4,
+            optimizer="adam",
+            weight_decay=0.0,
+            pretraining=Pretraining(),
+        ),
+        "vit-b/16",
+    ),
+    "paper-mae": Named(
+        "arXiv 2111.06377, table 8, and facebookresearch/mae main_pretrain.py: ImageNet, 800 epochs, rate "
+        "1.5e-4 x batch / 256",
+        "ViT-L/16 fine-tuned on ImageNet at 224 pixels: 85.4 % (table 1)",
+        Recipe(
+            epochs=800.0,
+            warmup_epochs=40.0,
+            learning_rate=1.5e-4 * 4096 / 256,
+            beta_2=0.95,
+            weight_decay=0.05,
+            batch_size=4096,
+            clip_norm=None,
+            augmentation=Augmentation(crop_min_area=0.2),
+            pretraining=_autoencoder(decoder_width=512),
+        ),
+        "vit-l/16",
+        changes={"position": "sincos_2d", "activation": "gelu"},
+    ),
 }
 SCRATCH, FINETUNE = "scratch", "edge-finetune"  # without and with --init, where none is asked for
+PRETRAIN = "masked-patch"  # without labels
 
 
 def named(name: str) -> Named:

@@ -28,14 +28,14 @@ def data_of(options: dict) -> DataOptions:
 
 
 def new_run(options: dict, source: Source, out: Path) -> Run:
-    """The Run that the options of `tfvit train` describe, or those of them that are given.
+    """The Run that the options of `tfvit train` or `pretrain` describe, or those of them that are given.
 
     out: folder of the run. A model of another library to start from is kept there as a checkpoint.
     Raises UserError for values that do not fit each other, the data or the checkpoint of --init.
     """
     if source.train is None:
         raise UserError(f"{source.name}: no training split; choose --train-split")
-    row = recipes.named(options.get("recipe") or default_recipe(options))
+    _, row = row_of(options)
     recipe, changes = recipe_of(options, row)
     if source.multi_label and recipe.loss == "softmax":
         if "loss" in dict(options.get("settings", ())):
@@ -46,9 +46,26 @@ def new_run(options: dict, source: Source, out: Path) -> Run:
     return Run(arch, spec, data_of(options), recipe.resolved(source.train.size), init, options)
 
 
-def default_recipe(options: dict) -> str:
-    """The name of the recipe where none is asked for."""
-    return recipes.FINETUNE if options.get("init") else recipes.SCRATCH
+def row_of(options: dict) -> tuple[str, recipes.Named]:
+    """The name and the row of the table of recipes that a command starts from: asked for, or its default.
+
+    Raises UserError for a name that is not there, and one of the other command.
+    """
+    if "objective" not in options:  # tfvit train
+        name = options.get("recipe") or (
+            recipes.FINETUNE if options.get("init") else recipes.SCRATCH
+        )
+        row = recipes.named(name)
+        if row.recipe.pretraining:
+            raise UserError(f"recipe {name}: is for learning without labels, tfvit pretrain")
+        return name, row
+    name = options.get("recipe") or options["objective"] or recipes.PRETRAIN
+    row = recipes.named(name)
+    if not row.recipe.pretraining:
+        raise UserError(f"recipe {name}: is for learning from labels, tfvit train")
+    if options["objective"] not in (None, row.recipe.pretraining.objective):
+        raise UserError(f"recipe {name}: its objective is {row.recipe.pretraining.objective}")
+    return name, row
 
 
 def recipe_of(options: dict, row: recipes.Named) -> tuple[Recipe, dict]:
@@ -56,21 +73,24 @@ def recipe_of(options: dict, row: recipes.Named) -> tuple[Recipe, dict]:
 
     Raises UserError for a value that no recipe can have.
     """
-    own, views = (
+    parts = {"augmentation": row.recipe.augmentation, "pretraining": row.recipe.pretraining}
+    parts = {name: value for name, value in parts.items() if value}
+    own, *nested = (
         {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-        for value in (row.recipe, row.recipe.augmentation)
+        for value in (row.recipe, *parts.values())
     )
+    known = {key: value for fields in (own, *nested) for key, value in fields.items()}
     given = {OPTIONS.get(k, k): v for k, v in options.items() if v is not None}
     for key, value in options.get("settings", ()):
-        is_text = isinstance((own | views).get(key), str)
+        is_text = isinstance(known.get(key), str)
         given[key] = None if value == "none" and not is_text else value
     of_recipe = {k: v for k, v in given.items() if k in own} | _length(given)
     if of_recipe.get("clip_norm") == 0:
         of_recipe["clip_norm"] = None
-    of_recipe["augmentation"] = dataclasses.replace(
-        row.recipe.augmentation, **{k: v for k, v in given.items() if k in views}
-    )
-    changes = {k: v for k, v in options.get("settings", ()) if k not in own | views}
+    for (name, value), fields in zip(parts.items(), nested):
+        changed = {k: v for k, v in given.items() if k in fields}
+        of_recipe[name] = dataclasses.replace(value, **changed)
+    changes = {k: v for k, v in options.get("settings", ()) if k not in known}
     for field in ("pooling", "dropout", "stochastic_depth"):
         if options.get(field) is not None:
             changes[field] = options[field]
