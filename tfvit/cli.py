@@ -16,6 +16,7 @@ from tfvit.commands import (
     inspect,
     launch,
     probe,
+    scaling,
     train,
 )
 
@@ -49,6 +50,7 @@ main.add_command(export.convert)
 main.add_command(evaluate.evaluate)
 main.add_command(probe.probe)
 main.add_command(fewshot.fewshot)
+main.add_command(scaling.scaling)
 main.add_command(inspect.inspect)
 main.add_command(compare.compare)
 main.add_command(data_service.data_service)
