@@ -172,7 +172,8 @@ def over_images(rows: list[dict], path: Path | BinaryIO, measure: str, label: st
     for look, cells in models.values():
         y, spread = zip(*(_measure(cell, measure) for cell in cells))
         x, bars = [cell["images"] for cell in cells], spread if any(spread) else None
-        lines.append(axis.errorbar(x, y, bars, linestyle="-", linewidth=1.4, capsize=3, **look))
+        drawn = axis.errorbar(x, y, bars, linestyle="-", linewidth=1.4, capsize=3, **look)
+        lines.append(drawn[0])
     images = sorted({row["images"] for row in rows})
     axis.set_xscale("log")
     axis.set_xticks(images, [f"{n:,}" for n in images])
@@ -198,13 +199,13 @@ def over_compute(rows: list[dict], path: Path | BinaryIO, labels: dict[str, str]
                 size = MARK * (0.5 + 0.5 * cell["fraction"])
                 y, spread = _measure(cell, measure)
                 own = {**look, "markersize": size, "linestyle": ""}
-                bar = axis.errorbar(cell["exaflops"], y, spread or None, capsize=3, **own)
-            lines.append(bar)
+                drawn = axis.errorbar(cell["exaflops"], y, spread or None, capsize=3, **own)
+            lines.append(drawn[0])
         axis.set_xscale("log")
         axis.set(xlabel="training compute, exaFLOPs")
         axis.set_ylabel(label, parse_math=False)
         axis.grid(alpha=0.3)
-    _legend(axes[-1], lines, list(models), **BESIDE)
+    _legend(axes[-1], lines, list(models), title="larger: more images", **BESIDE)
     _save(figure, path)
 
 

@@ -23,8 +23,6 @@ from tfvit.train import train
 
 MEASURED = "measured.json"  # in the folder of a cell, once it is trained
 EXA = 1e18
-# what all parts of the data have alike: as many optimizer steps, or passes over what there is
-SAME = ("steps", "epochs")
 
 
 @dataclasses.dataclass(frozen=True)

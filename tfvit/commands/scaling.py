@@ -19,7 +19,7 @@ from tfvit.options import (
     need,
 )
 
-EXA_PER_TERA, HOUR = 1e6, 3600  # s
+PER_HOUR = 3600 * 1e12 / 1e18  # exaFLOPs at 1 TFLOP/s
 
 
 @click.command()
@@ -53,7 +53,7 @@ EXA_PER_TERA, HOUR = 1e6, 3600  # s
 )
 @click.option("--shots", type=click.IntRange(1), default=5, show_default=True)
 @few_shot_options
-@click.option("--fewshot-data", help="Measure few-shot accuracy there.  [default: --data]")
+@click.option("--fewshot-data", help="Another set for few-shot accuracy.  [default: --data]")
 @click.option("--dry-run", is_flag=True, help="Show the grid and what it would cost, and end.")
 @click.option("--json", "json_file", type=PATH, help="Write the figures to a file.")
 @click.pass_context
@@ -83,7 +83,8 @@ def scaling(
     from tfvit.setup_run import data_of
 
     models = tuple(dict.fromkeys(name.strip() for name in models.split(",")))
-    options = {**dict.fromkeys(option.name for option in train.params), **options}
+    not_given = dict.fromkeys(option.name for option in train.params)
+    options = not_given | options
     data = data_of(options)
     few = data if fewshot_data is None else DataOptions(fewshot_data)
     protocol = study.Protocol(few, shots, seeds, l2)
@@ -100,7 +101,7 @@ def scaling(
         try:
             unreadable |= study.finish(cell, protocol, click.echo)
         except Diverged as error:
-            click.echo(f"{error}", err=True)
+            click.echo(str(error))
             diverged.append(str(cell.folder))
             continue
         except Stopped as stopped:
@@ -168,5 +169,6 @@ def _dry_run(cells: list) -> None:
         )
     click.echo(table(lines, ["model", "images", "steps", "epochs", "exaFLOPs", "memory"]))
     total = sum(cell.to_json()["exaflops"] for cell in cells)
-    hours = total * EXA_PER_TERA / HOUR
-    click.echo(f"\n{len(cells)} runs, {total:.3g} exaFLOPs: {hours:.3g} hours at 1 TFLOP/s")
+    click.echo(
+        f"\n{len(cells)} runs, {total:.3g} exaFLOPs: {total / PER_HOUR:.3g} hours at 1 TFLOP/s"
+    )
