@@ -243,6 +243,11 @@ def strategy_option(summary: str) -> Callable:
     return decorate
 
 
+def cache_option(command: Callable) -> Callable:
+    """Adds --cache to a command."""
+    return click.option("--cache", help="Keep decoded pictures: 'memory', or a folder.")(command)
+
+
 def seed_option(default: int | None = 0) -> Callable:
     """Adds --seed to a command."""
     kind = click.IntRange(0, 2**31 - 1)

@@ -142,15 +142,18 @@ def measured(cell: Cell, protocol: Protocol) -> dict | None:
     return found if found.get("protocol") == dataclasses.asdict(protocol) else None
 
 
-def finish(cell: Cell, protocol: Protocol, say: Callable[[str], None]) -> Unreadable:
+def finish(
+    cell: Cell, protocol: Protocol, cache: str | None, say: Callable[[str], None]
+) -> Unreadable:
     """Trains a cell from where it stands, measures its best checkpoint and leaves that in `measured.json`.
 
-    Returns the files that were left out. Raises as `tfvit.train.train` and `fewshot.measure`.
+    cache: as `tfvit.train.train`, whose errors it raises, and those of `fewshot.measure`.
+    Returns the files that were left out.
     """
     unreadable: Unreadable = {}
     if not (cell.folder / MEASURED).exists():
         source = open_source(cell.run.data, prefer="val")
-        unreadable |= train(cell.run, source, cell.folder, resume=True, say=say)
+        unreadable |= train(cell.run, source, cell.folder, resume=True, cache=cache, say=say)
     model = checkpoint.load(checkpoint.find(cell.folder))
     source = open_source(dataclasses.replace(cell.run.data, fraction=None))
     predictions = predict(model, source)

@@ -1,4 +1,4 @@
-"""`tfvit scaling` against the commands that train and measure one model, and its compute against the paper."""
+"""`tfvit scaling` against the commands that train and measure one model; its compute against the paper."""
 
 from __future__ import annotations
 

@@ -13,6 +13,7 @@ from tfvit.options import (
     ImageSize,
     Setting,
     Shares,
+    cache_option,
     data_options,
     few_shot_options,
     name_unreadable,
@@ -54,11 +55,24 @@ PER_HOUR = 3600 * 1e12 / 1e18  # exaFLOPs at 1 TFLOP/s
 @click.option("--shots", type=click.IntRange(1), default=5, show_default=True)
 @few_shot_options
 @click.option("--fewshot-data", help="Another set for few-shot accuracy.  [default: --data]")
+@cache_option
 @click.option("--dry-run", is_flag=True, help="Show the grid and what it would cost, and end.")
 @click.option("--json", "json_file", type=PATH, help="Write the figures to a file.")
 @click.pass_context
 def scaling(
-    ctx, models, fractions, out, same, shots, seeds, l2, fewshot_data, dry_run, json_file, **options
+    ctx,
+    models,
+    fractions,
+    out,
+    same,
+    shots,
+    seeds,
+    l2,
+    fewshot_data,
+    cache,
+    dry_run,
+    json_file,
+    **options,
 ):
     """Train every model on every fraction of the data, measure them and draw how they scale.
 
@@ -99,7 +113,7 @@ def scaling(
         if done:
             continue
         try:
-            unreadable |= study.finish(cell, protocol, click.echo)
+            unreadable |= study.finish(cell, protocol, cache, click.echo)
         except Diverged as error:
             click.echo(str(error))
             diverged.append(str(cell.folder))

@@ -15,6 +15,7 @@ from tfvit.options import (
     PATH,
     ImageSize,
     Setting,
+    cache_option,
     data_options,
     name_unreadable,
     need,
@@ -89,7 +90,7 @@ ABOVE_0, FROM_0 = Number(0, min_open=True), Number(0)
 )
 @click.option("--remat", is_flag=True, default=None, help="Less memory, a third more time.")
 @strategy_option("One device, or a copy on each GPU.")
-@click.option("--cache", help="Keep decoded pictures: 'memory', or a folder.")
+@cache_option
 @click.option(
     "--data-service",
     metavar="ADDRESS,...",
