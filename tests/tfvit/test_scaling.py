@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import signal
 import subprocess
 import time
@@ -71,29 +70,30 @@ def test_training_costs_what_the_paper_says(make, epochs, published, percent):
 
 
 STEPS, BATCH = 24, 16
-MODELS, FRACTIONS = ("vit-ti/8", "r+vit-ti/16", "bit-tiny"), (0.1, 1.0)
-GRID = ("scaling", "--data", "digits", "--image-size", "32", "--fractions", "0.1,1")
-GRID += ("--set", "depth=1", "--set", "width=48", "--set", "heads=3", "--set", "mlp_dim=96")
-GRID += ("--set", f"batch_size={BATCH}", "--set", "eval_every=8", "--set", "learning_rate=3e-3")
-GRID += ("--shots", "3", "--seeds", "2")
-ALL = (*GRID, "--models", ",".join(MODELS), "--steps", STEPS)
+VIT, HYBRID, RESNET = "vit-ti/8", "r+vit-ti/16", "bit-tiny"
+GRID = ("scaling", "--data", "digits", "--image-size", "32", "--steps", str(STEPS))
+SETTINGS = ("depth=1", "width=48", "heads=3", "mlp_dim=96", "learning_rate=3e-3", "eval_every=8")
+GRID += tuple(word for value in (*SETTINGS, f"batch_size={BATCH}") for word in ("--set", value))
+FEW = ("--shots", "3", "--seeds", "2")
+FIRST = (*GRID, *FEW, "--models", VIT, "--fractions", "0.1,1")
+ALL = (*GRID, *FEW, "--models", f"{VIT},{HYBRID},{RESNET}", "--fractions", "1")
 
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory, tfvit_cli):
-    """The folder of a study of a model of each family on digits, and what the command said."""
-    out = tmp_path_factory.mktemp("scaling")
+    """A study on digits, begun with a ViT on two fractions, grown by a hybrid and a ResNet on all of them.
+
+    Its folder, the cells of both commands and what they said.
+    """
+    out, cells, said = tmp_path_factory.mktemp("scaling") / "study", [], []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(architecture.RESNETS, "bit-tiny", ((1, 1), 1))
-        done = tfvit_cli(*ALL, "--out", out / "study", "--json", out / "study.json")
-        assert done.code == 0, done.err
-        yield out / "study", done
-
-
-@pytest.fixture(scope="module")
-def cells(study):
-    found = json.loads((study[0].parent / "study.json").read_text())
-    return found["cells"]
+        patch.setitem(architecture.RESNETS, RESNET, ((1, 1), 1))
+        for command in (FIRST, ALL):
+            done = tfvit_cli(*command, "--out", out, "--json", out / "study.json")
+            assert done.code == 0, done.err
+            cells.append(json.loads((out / "study.json").read_text())["cells"])
+            said.append(done.out)
+        yield out, cells, said
 
 
 def content(folder):
@@ -103,91 +103,89 @@ def content(folder):
     }
 
 
-def test_a_grid_of_runs_trained_alike(study, cells):
-    assert [(c["model"], c["fraction"]) for c in cells] == [
-        (model, fraction) for model in MODELS for fraction in FRACTIONS
+def test_a_grid_of_runs_trained_alike(study):
+    out, (first, grown), _ = study
+    assert [(c["model"], c["fraction"], c["images"]) for c in first + grown] == [
+        *((VIT, 0.1, 144), (VIT, 1, 1449)),
+        *((VIT, 1, 1449), (HYBRID, 1, 1449), (RESNET, 1, 1449)),
     ]
-    assert [c["family"] for c in cells[::2]] == ["ViT", "hybrid", "ResNet"]
-    for cell in cells:
-        folder = study[0] / cell["model"].replace("/", "-") / f"{cell['fraction']:g}"
+    assert [c["family"] for c in grown] == ["ViT", "hybrid", "ResNet"]
+    for cell in first + grown:
+        folder = out / cell["model"].replace("/", "-") / f"{cell['fraction']:g}"
         assert cell["folder"] == str(folder)
         run = runs.read_settings(folder)
         assert run["recipe"]["steps"] == STEPS and run["recipe"]["batch_size"] == BATCH
         scored = [row["step"] for row in runs.read_metrics(folder) if row["phase"] == "eval"]
         assert scored == [8, 16, 24]
-        assert cell["images"] == {0.1: 144, 1.0: 1449}[cell["fraction"]]
         assert cell["epochs"] == pytest.approx(STEPS * BATCH / cell["images"])
-        assert run["architecture"].get("depth", 1) == 1
-    for few, all_of_them in zip(cells[::2], cells[1::2]):
-        assert few["exaflops"] == all_of_them["exaflops"]
+        assert run["architecture"].get("depth", 1) == 1  # which a ResNet knows nothing of
+    assert first[0]["exaflops"] == first[1]["exaflops"]
 
 
-def test_the_figures_are_those_of_eval_fewshot_and_info(study, cells, tmp_path, tfvit_cli):
-    table = study[1].out.splitlines()
-    for cell in cells[1::3]:
+def test_a_study_grows_and_what_is_finished_is_left_alone(study, tfvit_cli):
+    out, (first, grown), said = study
+    assert said[0].count("step") == 6 and "already measured" not in said[0]
+    assert said[1].count("step") == 6 and said[1].count("already measured") == 1
+    assert first[1] == grown[0]
+    before = content(out)
+    done = tfvit_cli(*ALL, "--out", out)
+    assert done.code == 0 and done.out.count("already measured") == 3
+    assert done.out.splitlines()[3:] == said[1].splitlines()[-len(done.out.splitlines()[3:]) :]
+    assert content(out) == before
+
+
+def test_the_figures_are_those_of_eval_fewshot_and_info(study, tmp_path, tfvit_cli):
+    _, (first, grown), said = study
+    for cell, text in ((first[0], said[0]), (grown[1], said[1]), (grown[2], said[1])):
         run, out = cell["folder"], tmp_path / "figures.json"
         done = tfvit_cli("eval", run, "--data", "digits", "--json", out)
         assert done.code == 0, done.err
         scores, measured = json.loads(out.read_text()), cell["measured"]
         for key in ("top1", "top5", "loss", "images", "split"):
             assert measured["held_out"][key] == pytest.approx(scores[key]), key
-        command = ("fewshot", run, "--data", "digits", "--shots", "3", "--seeds", "2")
-        assert tfvit_cli(*command, "--json", out).code == 0
+        assert tfvit_cli("fewshot", run, "--data", "digits", *FEW, "--json", out).code == 0
         (few,) = json.loads(out.read_text())["models"][run]["fixed"]
         assert measured["few_shot"]["accuracies"] == pytest.approx(few["accuracies"])
         assert tfvit_cli("info", run, "--flops", "--json", out).code == 0
         (costs,) = json.loads(out.read_text())
         assert cell["parameters"] == costs["parameters"]
         assert cell["exaflops"] == pytest.approx(3 * costs["flops"] * STEPS * BATCH / 1e18)
-        (line,) = [x for x in table if x.split()[:2] == [cell["model"], str(cell["images"])]]
+        row = [cell["model"], str(cell["images"])]
+        (line,) = [x for x in text.splitlines() if x.split()[:2] == row]
         assert f"{100 * scores['top1']:.2f} %" in line
         assert f"{100 * few['mean']:.2f} ± {100 * few['std']:.2f} %" in line
 
 
-def test_a_cell_is_what_train_makes_of_a_fraction(cells, tmp_path, tfvit_cli):
-    command = ("train", *GRID[1:5], *GRID[7:-4], "--model", MODELS[0], "--fraction", "0.1")
-    done = tfvit_cli(*command, "--steps", STEPS, "--out", tmp_path / "run")
+def test_a_cell_is_what_train_makes_of_a_fraction(study, tmp_path, tfvit_cli):
+    command = ("train", *GRID[1:], "--model", VIT, "--fraction", "0.1", "--out", tmp_path / "run")
+    done = tfvit_cli(*command)
     assert done.code == 0, done.err
     first, second = (
         checkpoint.read_weights(path, checkpoint.read_config(path))
-        for path in (tmp_path / "run/last", f"{cells[0]['folder']}/last")
+        for path in (tmp_path / "run/last", study[0] / "vit-ti-8/0.1/last")
     )
     assert all(np.array_equal(first[name], second[name]) for name in first | second)
 
 
-def test_what_is_finished_is_left_alone_and_a_study_can_grow(study, tfvit_cli):
-    before = content(study[0])
-    done = tfvit_cli(*ALL, "--out", study[0])
-    assert done.code == 0 and done.out.count("already measured") == 6
-    assert done.out.splitlines()[-10:-1] == study[1].out.splitlines()[-10:-1]
-    assert content(study[0]) == before
-    more = [*ALL, "--out", study[0], "--models", MODELS[0], "--fractions", "0.1,0.5"]
-    done = tfvit_cli(*more)
-    assert done.code == 0 and done.out.count("already measured") == 1
-    after = content(study[0])
-    assert before.items() <= after.items()
-    assert {p.relative_to(study[0]).parts[:2] for p in after.keys() - before.keys()} == {
-        ("vit-ti-8", "0.5")
-    }
-
-
-def test_other_shots_are_measured_without_training_again(study, cells, tfvit_cli):
-    folder = study[0] / "vit-ti-8/1"
-    before, measured = content(folder), folder / "measured.json"
-    done = tfvit_cli(*ALL, "--out", study[0], "--models", MODELS[0], "--shots", "2")
+def test_other_shots_are_measured_without_training_again(study, tfvit_cli):
+    out, (first, _), _ = study
+    folder = out / "vit-ti-8/0.1"
+    before = content(folder)
+    done = tfvit_cli(*FIRST, "--out", out, "--fractions", "0.1", "--shots", "2")
     assert done.code == 0 and "step " not in done.out and "2 shots" in done.out
     after = content(folder)
-    assert {p for p in after if after[p] != before[p]} == {measured}
-    found = json.loads(measured.read_text())
-    assert found["few_shot"]["shots"] == 2 and found["held_out"] == cells[1]["measured"]["held_out"]
+    assert {p.name for p in after if after[p] != before[p]} == {"measured.json"}
+    found = json.loads((folder / "measured.json").read_text())
+    assert found["few_shot"]["shots"] == 2
+    assert found["held_out"] == first[0]["measured"]["held_out"]
 
 
-def test_the_same_epochs_cost_less_on_less_data(study, tmp_path, tfvit_cli):
-    out = tmp_path / "study"
-    options = (*GRID, "--models", MODELS[0], "--epochs", "3", "--out", out, "--dry-run")
+def test_the_same_epochs_cost_less_on_less_data(tmp_path, tfvit_cli):
+    out, of_data = tmp_path / "study", ("--set", "epochs=3")
+    grid = [word for word in FIRST if word not in ("--steps", str(STEPS))]
     wanted = {"steps": ("272", "272"), "epochs": ("27", "272")}
     for same, steps in wanted.items():
-        done = tfvit_cli(*options, "--same", same)
+        done = tfvit_cli(*grid, *of_data, "--same", same, "--out", out, "--dry-run")
         assert done.code == 0, done.err
         rows = [line.split() for line in done.out.splitlines()[2:4]]
         assert tuple(row[2] for row in rows) == steps
@@ -197,42 +195,45 @@ def test_the_same_epochs_cost_less_on_less_data(study, tmp_path, tfvit_cli):
     assert not out.exists()
 
 
-def test_killed_and_stopped_it_goes_on_and_ends_as_unbroken(study, cells, tmp_path, tfvit_cli):
-    out = tmp_path / "study"
-    command = [*map(str, (*GRID, "--models", MODELS[0], "--steps", STEPS)), "--out", str(out)]
-    # Killed within the first run; stopped within the second.
-    for run, stop in (("0.1", signal.SIGKILL), ("1", signal.SIGTERM)):
-        victim = subprocess.Popen(
-            [BIN / "tfvit", *command],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=os.environ,
-        )
-        deadline = time.monotonic() + 200
-        while not runs.read_metrics(out / "vit-ti-8" / run):
-            assert victim.poll() is None and time.monotonic() < deadline, victim.stderr.read()
-            time.sleep(0.01)
-        victim.send_signal(stop)
-        _, errors = victim.communicate(timeout=60)
-        assert "Traceback" not in errors
-    if victim.returncode:  # else it was done before it heard
+@pytest.mark.parametrize(
+    "stop", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.long)]
+)
+def test_killed_or_stopped_it_goes_on_and_ends_as_unbroken(stop, study, tmp_path, tfvit_cli):
+    out, command = tmp_path / "study", [*FIRST, "--set", "eval_every=4"]
+    victim = subprocess.Popen(
+        [BIN / "tfvit", *command, "--out", out],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 200
+    while not runs.read_metrics(out / "vit-ti-8/1"):
+        assert victim.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    victim.send_signal(stop)
+    _, errors = victim.communicate(timeout=60)
+    assert "Traceback" not in errors
+    if stop == signal.SIGTERM:
         assert victim.returncode == exit_codes.PREEMPTED
         assert "stopped, all saved; the same command goes on" in errors
-    done = tfvit_cli(*command, "--json", tmp_path / "study.json")
-    assert done.code == 0 and "[1/2]" in done.out
+    done = tfvit_cli(*command, "--out", out, "--json", tmp_path / "study.json")
+    assert done.code == 0 and done.out.splitlines()[0].endswith("0.1: already measured")
     found = json.loads((tmp_path / "study.json").read_text())["cells"]
-    for one, other in zip(found, cells):
-        assert one["measured"]["few_shot"] == other["measured"]["few_shot"]
-        assert one["measured"]["held_out"] == other["measured"]["held_out"]
+    assert all(cell["measured"] for cell in found)
+    for name in ("0.1", "1"):  # evaluated more often than in `study`, to be stopped early
+        first, second = (
+            checkpoint.read_weights(path, checkpoint.read_config(path))
+            for path in (out / "vit-ti-8" / name / "last", study[0] / "vit-ti-8" / name / "last")
+        )
+        assert all(np.array_equal(first[key], second[key]) for key in first | second)
 
 
 def test_a_loss_that_runs_away_does_not_stop_the_others(tmp_path, tfvit_cli):
     options = ("--set", "learning_rate=1e30", "--set", "clip_norm=none", "--set", "eval_every=1")
-    done = tfvit_cli(*GRID, *options, "--models", MODELS[0], "--steps", "6", "--out", tmp_path)
+    done = tfvit_cli(*FIRST, *options, "--steps", "6", "--out", tmp_path)
     assert done.code == exit_codes.DIVERGED and "[2/2]" in done.out
     assert len(done.err.splitlines()) == 1 and "vit-ti-8/0.1, " in done.err
-    rows = [line.split() for line in done.out.splitlines() if line.startswith("vit-ti/8")]
+    rows = [line.split() for line in done.out.splitlines() if line.startswith(VIT)]
     assert [row[-2:] for row in rows] == [["-", "-"]] * 2
 
 
@@ -323,7 +324,7 @@ def test_bad_input_is_one_line(arguments, message, study, labelled_photos, tmp_p
     before, out = content(study[0]), tmp_path / "out"
     places = {"several": labelled_photos, "study": study[0]}
     given = [a.replace("{}", str(tmp_path)).format(**places) for a in arguments]
-    done = tfvit_cli(*GRID, "--models", MODELS[0], "--steps", STEPS, "--out", out, *given)
+    done = tfvit_cli(*FIRST, "--out", out, *given)
     assert done.code == 2, done.out
     assert message in done.err
     assert done.err.startswith("error: ") and len(done.err.splitlines()) == 1
