@@ -94,11 +94,11 @@ class Place(click.ParamType):
 
 
 class Names(click.ParamType):
-    """One or more of some names, separated by commas."""
+    """One or more names, separated by commas; of some, if these are given."""
 
     name = "name,..."
 
-    def __init__(self, known: Collection[str]) -> None:
+    def __init__(self, known: Collection[str] = ()) -> None:
         self._known = known
 
     def convert(self, value, param, ctx) -> tuple[str, ...]:
@@ -106,7 +106,9 @@ class Names(click.ParamType):
             return value
         parts = [part.strip() for part in value.split(",")]
         for part in parts:
-            if part not in self._known:
+            if not part:
+                self.fail(f"{value!r} has an empty name in it")
+            if self._known and part not in self._known:
                 self.fail(f"{part!r} is not one of {', '.join(self._known)}")
         return tuple(dict.fromkeys(parts))
 

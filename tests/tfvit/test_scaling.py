@@ -302,7 +302,7 @@ def test_the_picture_over_compute_has_two_panels_and_larger_marks_for_more_data(
 
 BAD = {
     "unknown model": (("--models", "vit-ti/8,vit-m/16"), "unknown model 'vit-m/16'"),
-    "no model": (("--models", "vit-ti/8,"), "unknown model ''"),
+    "no model": (("--models", "vit-ti/8,"), "'vit-ti/8,' has an empty name in it"),
     "field of no model": (("--set", "depht=3"), "depht"),
     "fraction of more": (("--fractions", "0.5,2"), "2.0 is not in the range 0<x<=1"),
     "fraction of nothing": (("--fractions", "0.1,"), "'' is not a valid"),

@@ -11,6 +11,7 @@ from tfvit.exit_codes import INTERRUPTED, Diverged, Stopped
 from tfvit.options import (
     PATH,
     ImageSize,
+    Names,
     Setting,
     Shares,
     cache_option,
@@ -24,7 +25,7 @@ PER_HOUR = 3600 * 1e12 / 1e18  # exaFLOPs at 1 TFLOP/s
 
 
 @click.command()
-@click.option("--models", required=True, metavar="MODEL,...", help="As tfvit train --model.")
+@click.option("--models", type=Names(), required=True, help="As tfvit train --model.")
 @data_options(fraction=False)
 @click.option(
     "--fractions",
@@ -96,7 +97,6 @@ def scaling(
     from tfvit.evaluate import fewshot
     from tfvit.setup_run import data_of
 
-    models = tuple(dict.fromkeys(name.strip() for name in models.split(",")))
     not_given = dict.fromkeys(option.name for option in train.params)
     options = not_given | options
     data = data_of(options)
