@@ -102,8 +102,8 @@ def scaling(
     data = data_of(options)
     few = data if fewshot_data is None else DataOptions(fewshot_data)
     protocol = study.Protocol(few, shots, seeds, l2)
-    fewshot.check(open_source(few), shots)
     cells = study.grid(options, models, fractions, out, same)
+    fewshot.check(open_source(few), shots)
     if dry_run:
         return _dry_run(cells)
     unreadable, diverged = {}, []
