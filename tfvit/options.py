@@ -166,7 +166,7 @@ def data_options(required: bool = True, fraction: bool = True) -> Callable:
                     "--data",
                     required=required,
                     help="An image folder (train/ and test/ or val/, or neither with --split; a folder "
-                    "per class or a labels.csv inside), tfds:NAME[:CONFIG], or digits.",
+                    "per class or a labels.csv inside), tfds:NAME[:CONFIG], vtab:TASK, or digits.",
                 ),
                 click.option(
                     "--split",

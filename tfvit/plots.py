@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
+from PIL import Image
 
 from edge_demo.files import atomic_file
 
@@ -27,6 +28,12 @@ PANELS = (
     ("train", "learning_rate", 1, "learning rate"),
     ("train", "images_per_second", 1, "images/s"),
 )
+# (key, factor, name): what is drawn of one run, where it has it
+CURVES = (
+    ("loss", 1, "loss"),
+    ("top1", 100, "top-1 accuracy, %"),
+    ("colors", 100, "right colours, %"),
+)
 TILE, CAPTION = 1.5, 0.36  # inches: a picture in a grid, the lines under it
 MOST_LINES = 10  # of one style; further runs are dashed
 # of a scaling study: key of a row -> its accuracy and its standard deviation; family of models -> mark
@@ -37,15 +44,16 @@ BESIDE = {"loc": "upper left", "bbox_to_anchor": (1.01, 1), "frameon": False}  #
 
 
 def curves(rows: list[dict], path: Path | BinaryIO, title: str) -> None:
-    """Loss and accuracy over steps, training and held out, as a PNG."""
-    figure, axes = _figure(2, (10, 4))
+    """Loss and shares of what is right over steps, training and held out, as a PNG."""
+    panels = [panel for panel in CURVES if any(row.get(panel[0]) is not None for row in rows)]
+    figure, axes = _figure(len(panels), (5 * len(panels), 4))
     for phase, style in (("train", "-"), ("eval", "o-")):
         name = "training" if phase == "train" else "held out"
-        for axis, key, factor in ((axes[0], "loss", 1), (axes[1], "top1", 100)):
+        for axis, (key, factor, _) in zip(axes, panels):
             chosen = [row for row in rows if row["phase"] == phase and row.get(key) is not None]
             values = [factor * row[key] for row in chosen]
             axis.plot([r["step"] for r in chosen], values, style, label=name, markersize=3)
-    for axis, label in zip(axes, ("loss, nats", "top-1 accuracy, %")):
+    for axis, (_, _, label) in zip(axes, panels):
         axis.set(xlabel="step", ylabel=label)
         axis.grid(alpha=0.3)
         axis.legend()
@@ -225,6 +233,36 @@ def _measure(row: dict, measure: str) -> tuple[float, float]:
     return 100 * found[value], 100 * (found.get(spread) or 0)
 
 
+def grouped_bars(
+    groups: dict[str, dict[str, float]], path: Path | BinaryIO, title: str, label: str
+) -> None:
+    """A bar for each figure, 0-1, below each other by groups: name of a group -> name -> figure.
+
+    The dashed line is the mean of its group.
+    """
+    count = sum(map(len, groups.values()))
+    figure, (axis,) = _figure(1, (7, 1.2 + 0.26 * count))
+    place, names, white = 0, [], {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
+    for i, (group, values) in enumerate(groups.items()):
+        shares = [100 * share for share in values.values()]
+        places = range(place, place + len(shares))
+        mean = sum(shares) / len(shares)
+        axis.barh(places, shares, color=f"C{i}", label=f"{group}: mean {mean:.1f}")
+        axis.vlines(mean, places[0] - 0.5, places[-1] + 0.5, color="black", linestyles="--", lw=1)
+        for y, share in zip(places, shares):
+            axis.text(share + 0.9, y, f"{share:.1f}", va="center", fontsize=8, bbox=white)
+        place += len(shares) + 1
+        names += [*values, ""]
+    axis.set_yticks(range(len(names)), names)
+    axis.tick_params(axis="y", length=0)
+    axis.invert_yaxis()
+    axis.set(xlim=(0, 108), xlabel=label)
+    axis.grid(alpha=0.3, axis="x")
+    figure.suptitle(title, fontsize=10, parse_math=False, wrap=True)
+    figure.legend(loc="outside lower center", ncols=len(groups), frameon=False)
+    _save(figure, path)
+
+
 def batch_grid(pixels: np.ndarray, captions: list[str], path: Path | BinaryIO) -> None:
     """Pictures, uint8 [b, height, width, 3], in a grid with a caption under each."""
     columns = min(len(pixels), max(4, math.ceil(math.sqrt(len(pixels)))))
@@ -235,6 +273,24 @@ def batch_grid(pixels: np.ndarray, captions: list[str], path: Path | BinaryIO) -
         caption = "\n".join(lines)
         axis.set_title(caption, fontsize=8, y=0, pad=-4, va="top", parse_math=False)
     _save(figure, path)
+
+
+def picture_rows(pictures: dict[str, np.ndarray], path: Path | BinaryIO) -> None:
+    """Rows of pictures, each uint8 [b, height, width, 3], with their names on the left."""
+    first = next(iter(pictures.values()))
+    figure, axes = _tiles(first, len(pictures), len(first), 0.05)
+    for axis, picture in zip(axes, np.concatenate(list(pictures.values()))):
+        axis.imshow(picture, interpolation="nearest")
+    for axis, name in zip(axes[:: len(first)], pictures):
+        place = {"x": -0.04, "y": 0.5, "rotation": 90, "transform": axis.transAxes}
+        axis.text(s=name, ha="right", va="center", fontsize=9, **place)
+    _save(figure, path)
+
+
+def save(picture: np.ndarray, path: Path) -> None:
+    """Writes a picture, uint8 [height, width, 3], as a PNG."""
+    with atomic_file(path) as temporary:
+        Image.fromarray(picture).save(temporary, "PNG")
 
 
 def heat_maps(pixels: np.ndarray, maps: dict[str, np.ndarray], path: Path | BinaryIO) -> None:

@@ -92,13 +92,10 @@ def scaling(
     import dataclasses
 
     from tfvit import scaling as study
-    from tfvit.commands.train import train
     from tfvit.data import DataOptions, open_source
     from tfvit.evaluate import fewshot
     from tfvit.setup_run import data_of
 
-    not_given = dict.fromkeys(option.name for option in train.params)
-    options = not_given | options
     data = data_of(options)
     few = data if fewshot_data is None else DataOptions(fewshot_data)
     protocol = study.Protocol(few, shots, seeds, l2)
