@@ -17,6 +17,7 @@ from tfvit.commands import (
     launch,
     pretrain,
     probe,
+    scaling,
     train,
     vtab,
 )
@@ -53,6 +54,7 @@ main.add_command(evaluate.evaluate)
 main.add_command(probe.probe)
 main.add_command(fewshot.fewshot)
 main.add_command(vtab.vtab)
+main.add_command(scaling.scaling)
 main.add_command(inspect.inspect)
 main.add_command(compare.compare)
 main.add_command(data_service.data_service)

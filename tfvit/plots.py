@@ -36,6 +36,11 @@ CURVES = (
 )
 TILE, CAPTION = 1.5, 0.36  # inches: a picture in a grid, the lines under it
 MOST_LINES = 10  # of one style; further runs are dashed
+# of a scaling study: key of a row -> its accuracy and its standard deviation; family of models -> mark
+MEASURES = {"held_out": ("top1", "none"), "few_shot": ("mean", "std")}
+MARKS = {"ViT": "o", "hybrid": "D", "ResNet": "s"}
+MARK = 8  # points
+BESIDE = {"loc": "upper left", "bbox_to_anchor": (1.01, 1), "frameon": False}  # of the panel
 
 
 def curves(rows: list[dict], path: Path | BinaryIO, title: str) -> None:
@@ -163,6 +168,69 @@ def few_shot(found: dict[str, Found], path: Path | BinaryIO, title: str) -> None
     axis.grid(alpha=0.3)
     _legend(axis, lines[::2], list(found), title="dashed: l2 chosen for each draw")
     _save(figure, path)
+
+
+def over_images(rows: list[dict], path: Path | BinaryIO, measure: str, label: str) -> None:
+    """Accuracy over the number of training images, a line for each model: figures 3 and 4 of the ViT paper.
+
+    rows: of `tfvit.scaling.rows`, measured. measure: a key of MEASURES; label: what it is.
+    """
+    figure, (axis,) = _figure(1, (7.5, 4.5))
+    lines, models = [], _by_model(rows)
+    for look, cells in models.values():
+        y, spread = zip(*(_measure(cell, measure) for cell in cells))
+        x, bars = [cell["images"] for cell in cells], spread if any(spread) else None
+        drawn = axis.errorbar(x, y, bars, linestyle="-", linewidth=1.4, capsize=3, **look)
+        lines.append(drawn[0])
+    images = sorted({row["images"] for row in rows})
+    axis.set_xscale("log")
+    axis.set_xticks(images, [f"{n:,}" for n in images])
+    axis.minorticks_off()
+    axis.set(xlabel="training images")
+    axis.set_ylabel(label, parse_math=False)
+    axis.grid(alpha=0.3)
+    _legend(axis, lines, list(models), **BESIDE)
+    _save(figure, path)
+
+
+def over_compute(rows: list[dict], path: Path | BinaryIO, labels: dict[str, str]) -> None:
+    """Accuracy over the compute of training, a panel for each measure: figure 5 of the ViT paper.
+
+    rows: as in `over_images`. labels: key of MEASURES -> what it is. The larger a mark, the more data.
+    """
+    figure, axes = _figure(len(labels), (6 * len(labels) + 1.5, 4.5))
+    models = _by_model(rows)
+    for axis, (measure, label) in zip(axes, labels.items()):
+        lines = []
+        for look, cells in models.values():
+            for cell in cells:
+                size = MARK * (0.5 + 0.5 * cell["fraction"])
+                y, spread = _measure(cell, measure)
+                own = {**look, "markersize": size, "linestyle": ""}
+                drawn = axis.errorbar(cell["exaflops"], y, spread or None, capsize=3, **own)
+            lines.append(drawn[0])
+        axis.set_xscale("log")
+        axis.set(xlabel="training compute, exaFLOPs")
+        axis.set_ylabel(label, parse_math=False)
+        axis.grid(alpha=0.3)
+    _legend(axes[-1], lines, list(models), title="larger: more images", **BESIDE)
+    _save(figure, path)
+
+
+def _by_model(rows: list[dict]) -> dict[str, tuple[dict, list[dict]]]:
+    """Model -> its colour and its family's mark, and its rows."""
+    found = {}
+    for row in rows:
+        look = {"color": f"C{len(found) % MOST_LINES}", "marker": MARKS[row["family"]]}
+        found.setdefault(row["model"], ({**look, "markersize": MARK}, []))[1].append(row)
+    return found
+
+
+def _measure(row: dict, measure: str) -> tuple[float, float]:
+    """What a row of a scaling study has measured, and its standard deviation or 0, in percent."""
+    value, spread = MEASURES[measure]
+    found = row["measured"][measure]
+    return 100 * found[value], 100 * (found.get(spread) or 0)
 
 
 def grouped_bars(

@@ -37,24 +37,12 @@ def _dry_run(run, source, devices: int, out) -> None:
     """Prints what a run costs, and leaves that and a picture of its first batch in `out`."""
     from edge_demo.files import write_json
     from tfvit import dry_run as dry
-    from tfvit import plots, recipe, watch
+    from tfvit import plots, watch
     from tfvit.data import pipeline
-    from tfvit.model import build
     from tfvit.objectives.labels import as_trained_on
-    from tfvit.optimizer import RULES, frozen
 
     how = run.recipe
-    cost = dry.describe(
-        lambda: build(run.architecture, dtype=recipe.DTYPES[how.dtype], remat=how.remat),
-        batch_size=how.batch_size,
-        steps=how.steps,
-        examples=source.train.size,
-        slots_per_weight=len(RULES[how.optimizer][0]),
-        ema=bool(how.ema),
-        devices=devices,
-        accumulate=how.accumulate,
-        frozen=lambda name: frozen(name, how.frozen),
-    )
+    cost = dry.of_run(run, source.train.size, devices)
     click.echo("\n".join(cost.lines()))
     batches = pipeline.train_batches(
         *(source.train, run.preprocess, min(how.batch_size, watch.MOST_PICTURES)),

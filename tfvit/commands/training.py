@@ -16,6 +16,7 @@ from tfvit.options import (
     PATH,
     ImageSize,
     Setting,
+    cache_option,
     data_options,
     name_unreadable,
     need,
@@ -92,7 +93,7 @@ OPTIONS = (
     ),
     click.option("--remat", is_flag=True, default=None, help="Less memory, a third more time."),
     strategy_option("One device, or a copy on each GPU."),
-    click.option("--cache", help="Keep decoded pictures: 'memory', or a folder."),
+    cache_option,
     click.option(
         "--data-service",
         metavar="ADDRESS,...",
