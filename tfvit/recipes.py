@@ -233,8 +233,8 @@ RECIPES: dict[str, Named] = {
     ),
     "masked-patch": Named(
         "ours, for a few thousand photos without labels",
-        "flowers (3,443 photos): ViT-Ti/16 at 64 pixels, 60 epochs in batches of 128, then 10 % of the labels: "
-        "52.2 % instead of 43.3 % from scratch",
+        "flowers (3,443 photos): ViT-Ti/16 at 64 pixels, 60 epochs in batches of 128, then 10 % of the "
+        "labels: 52.2 % instead of 43.3 % from scratch",
         Recipe(
             epochs=100.0,
             warmup_epochs=5.0,
