@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from edge_demo.errors import UserError
-from tfvit import runs
+from tfvit import figures, runs
 
 # --against: (key of a row, label of the axis, factor)
 AGAINST = {
@@ -31,19 +31,22 @@ class RunRecord:
     def summary(self) -> dict:
         """What it came to, JSON types: None where there is nothing yet.
 
+        figure: the name of what it is judged by, of `figures.NAMES`; best, last: its values.
         images_per_second: the median over the rows, which a slow first step does not move.
         """
-        scores = [row for row in self.rows if row["phase"] == "eval" and "top1" in row]
-        best = max(scores, key=lambda row: row["top1"], default={})
+        scores = [row for row in self.rows if row["phase"] == "eval"]
         last = scores[-1] if scores else {}
+        figure = figures.best_by(last) if last else None
+        best = figures.best(figure, scores) if last else {}
         speeds = [r["images_per_second"] for r in self.rows if "images_per_second" in r]
         return {
             "folder": str(self.folder),
             "steps": self.rows[-1]["step"] if self.rows else 0,
             "of_steps": self.settings.get("recipe.steps"),
-            "best_top1": best.get("top1"),
+            "figure": figure,
+            "best": best.get(figure),
             "best_step": best.get("step"),
-            "last_top1": last.get("top1"),
+            "last": last.get(figure),
             "last_loss": last.get("loss"),
             "images_per_second": float(np.median(speeds)) if speeds else None,
             "seconds": self.rows[-1].get("seconds") if self.rows else None,

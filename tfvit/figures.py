@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 # name, as metrics and reports keep it -> for people; of two, the first is what models are compared by
 NAMES = {"map": "mAP", "top1": "top-1", "top5": "top-5", "loss": "loss"}
@@ -14,7 +14,6 @@ def best_by(figures: Iterable[str]) -> str:
     return next(name for name in NAMES if name in found)
 
 
-def is_better(name: str, value: float, than: Iterable[float]) -> bool:
-    """Whether a figure is better than all others of its name: more, or less of a loss."""
-    sign = -1 if name == "loss" else 1
-    return all(sign * value > sign * other for other in than)
+def best(name: str, rows: Sequence[dict]) -> dict:
+    """The first of the rows in which a figure is best: the most of it, or the least of a loss."""
+    return (min if name == "loss" else max)(rows, key=lambda row: row[name])

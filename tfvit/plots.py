@@ -136,7 +136,7 @@ def comparison(
             axis.set_xlabel(label)
         else:
             axis.set(xticks=[], yticks=[])
-            axis.text(0.5, 0.5, "none yet", ha="center", color="gray", transform=axis.transAxes)
+            axis.text(0.5, 0.5, "none", ha="center", color="gray", transform=axis.transAxes)
     axes[3].ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
     axes[4].set_ylim(bottom=0)
     axes[5].axis("off")

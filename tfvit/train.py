@@ -82,13 +82,13 @@ def train(
             found = objective.evaluate(source, strategy)
             unreadable.update(found.unreadable)
             figure = figures.best_by(found.figures)
-            before = [r[figure] for r in log.rows if r["phase"] == "eval"]
             log.add({"step": step, "phase": "eval", "epoch": row["epoch"], **found.figures})
-            is_best = figures.is_better(figure, found.figures[figure], before)
+            evaluations = [r for r in log.rows if r["phase"] == "eval"]
+            is_best = figures.best(figure, evaluations)["step"] == step
             provenance = run.provenance(step, found.figures)
             model.card = dataclasses.replace(model.card, provenance=provenance)
             best = checkpoint.snapshot(model) if is_best else None
-            if cluster.is_chief and (_now_and_then(len(before) + 1) or step == recipe.steps):
+            if cluster.is_chief and (_now_and_then(len(evaluations)) or step == recipe.steps):
                 one = {k: strategy.experimental_local_results(x)[0] for k, x in batch.items()}
                 for name, picture in objective.pictures(source, one, step, found).items():
                     log.add_image(step, name, picture)

@@ -58,7 +58,7 @@ def test_it_says_what_runs_came_to_and_how_they_differ(tmp_path, write, tfvit_cl
     found = json.loads(figures.read_text())
     assert list(found["runs"]) == ["whole", "fast"]
     first = found["runs"]["whole"]
-    assert (first["best_top1"], first["best_step"], first["last_top1"]) == (0.75, 20, 0.625)
+    assert (first["best"], first["best_step"], first["last"]) == (0.75, 20, 0.625)
     assert (first["steps"], first["of_steps"], first["seconds"]) == (40, 40, 80)
     assert first["images_per_second"] == np.median([110, 120, 130, 140])
     expected = {"recipe.learning_rate": [1e-3, 0.5], "recipe.augmentation.flip": [True, False]}
@@ -67,6 +67,16 @@ def test_it_says_what_runs_came_to_and_how_they_differ(tmp_path, write, tfvit_cl
     assert "recipe.steps" not in done.out
     with Image.open(picture) as image:
         assert image.format == "PNG" and image.width > 1000
+
+
+def test_a_run_without_labels_is_judged_by_its_loss(tmp_path, write, tfvit_cli):
+    figures = tmp_path / "figures.json"
+    run = write("backbone", lines=lambda text: text.replace('"top1"', '"colors"'))
+    done = tfvit_cli("compare", run, "--out", tmp_path / "c.png", "--json", figures)
+    assert done.code == 0, done.err
+    found = json.loads(figures.read_text())["runs"]["backbone"]
+    assert (found["figure"], found["best"], found["best_step"]) == ("loss", 1 / 40, 40)
+    assert "loss  0.0250" in done.out
 
 
 def test_runs_that_have_not_come_far(tmp_path, write, tfvit_cli):
@@ -80,9 +90,10 @@ def test_runs_that_have_not_come_far(tmp_path, write, tfvit_cli):
     done = tfvit_cli("compare", *folders, "--out", tmp_path / "c.png", "--against", "time")
     assert done.code == 0, done.err
     lines = {line.split()[0]: line.split() for line in done.out.splitlines() if line}
-    assert lines["_begun"] == ["_begun", "0/40", *"-----"]
+    assert lines["_begun"] == ["_begun", "0/40", *"------"]
     assert lines["$no$evaluation"][1:3] == ["10/40", "-"]
-    assert lines["killed"][1:3] == ["40/40", "75.00"] and lines["killed"][5:7] == ["75.00", "%"]
+    assert lines["killed"][1:4] == ["40/40", "top-1", "75.00"]
+    assert lines["killed"][6:8] == ["75.00", "%"]
     assert {"a/same", "b/same"} <= lines.keys() and "all settings are the same" in done.out
 
 
@@ -91,7 +102,7 @@ def test_a_finished_run_of_the_trainer(digits_run, tmp_path, tfvit_cli):
     done = tfvit_cli("compare", digits_run, "--out", tmp_path / "c.png", "--json", figures)
     assert done.code == 0, done.err
     best = max(r["top1"] for r in runs.read_metrics(digits_run) if r["phase"] == "eval")
-    assert json.loads(figures.read_text())["runs"][digits_run.name]["best_top1"] == best
+    assert json.loads(figures.read_text())["runs"][digits_run.name]["best"] == best
 
 
 def test_each_run_has_a_line_of_its_own():

@@ -12,6 +12,7 @@ from edge_demo import files
 from edge_demo.errors import UserError
 from edge_demo.tables import percent, table
 from tfvit.compare import AGAINST, differences, draw, read
+from tfvit.figures import NAMES
 from tfvit.options import PATH
 
 
@@ -42,7 +43,7 @@ def compare(folders, out, against, json_file):
     summaries = {record.name: record.summary() for record in records}
     differing = differences(records)
     draw(records, out, against)
-    header = ["run", "steps", "best top-1", "at step", "last top-1", "last loss", "images/s"]
+    header = ["run", "steps", "judged by", "best", "at step", "last", "last loss", "images/s"]
     click.echo(table([_row(name, s) for name, s in summaries.items()], header))
     if differing:
         rows = [[name, *map(_text, values)] for name, values in differing.items()]
@@ -57,12 +58,15 @@ def compare(folders, out, against, json_file):
 def _row(name: str, summary: dict) -> list[str]:
     steps = f"{summary['steps']}/{summary['of_steps'] or '?'}"
     loss, speed = summary["last_loss"], summary["images_per_second"]
+    figure = summary["figure"]
+    words = "{:.4f}".format if figure == "loss" else percent
     return [
         name,
         steps,
-        percent(summary["best_top1"]),
-        "-" if summary["best_step"] is None else str(summary["best_step"]),
-        percent(summary["last_top1"]),
+        NAMES.get(figure, "-"),
+        "-" if figure is None else words(summary["best"]),
+        "-" if figure is None else str(summary["best_step"]),
+        "-" if figure is None else words(summary["last"]),
         "-" if loss is None else f"{loss:.4f}",
         "-" if speed is None else f"{speed:.0f}",
     ]
