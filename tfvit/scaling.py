@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import tf_keras as keras
@@ -142,18 +142,16 @@ def measured(cell: Cell, protocol: Protocol) -> dict | None:
     return found if found.get("protocol") == dataclasses.asdict(protocol) else None
 
 
-def finish(
-    cell: Cell, protocol: Protocol, cache: str | None, say: Callable[[str], None]
-) -> Unreadable:
+def finish(cell: Cell, protocol: Protocol, **how) -> Unreadable:
     """Trains a cell from where it stands, measures its best checkpoint and leaves that in `measured.json`.
 
-    cache: as `tfvit.train.train`, whose errors it raises, and those of `fewshot.measure`.
+    how: further arguments of `tfvit.train.train`, whose errors it raises, and those of `fewshot.measure`.
     Returns the files that were left out.
     """
     unreadable: Unreadable = {}
     if not (cell.folder / MEASURED).exists():
         source = open_source(cell.run.data, prefer="val")
-        unreadable |= train(cell.run, source, cell.folder, resume=True, cache=cache, say=say)
+        unreadable |= train(cell.run, source, cell.folder, resume=True, **how)
     model = checkpoint.load(checkpoint.find(cell.folder))
     source = open_source(dataclasses.replace(cell.run.data, fraction=None))
     predictions = predict(model, source)

@@ -318,6 +318,7 @@ BAD = {
     "several labels": (("--data", "{several}"), "a scaling study is for one"),
     "a fraction alone": (("--fraction", "0.5"), "No such option"),
     "no data": (("--data", "{}/nowhere"), "nowhere: no such folder"),
+    "workers": (("--workers", "a:1,b:1", "--worker-index", "0"), "share the models out"),
     "other settings": (
         ("--out", "{study}", "--steps", "25"),
         "vit-ti-8/0.1: recipe.steps 25 is not what the run began with (12)",

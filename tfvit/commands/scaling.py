@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from edge_demo import files
+from edge_demo.errors import UserError
 from edge_demo.option_types import Number
 from edge_demo.tables import percent, scaled, table
 from tfvit.exit_codes import INTERRUPTED, Diverged, Stopped
@@ -19,6 +20,7 @@ from tfvit.options import (
     few_shot_options,
     name_unreadable,
     need,
+    strategy_option,
 )
 
 PER_HOUR = 3600 * 1e12 / 1e18  # exaFLOPs at 1 TFLOP/s
@@ -56,6 +58,7 @@ PER_HOUR = 3600 * 1e12 / 1e18  # exaFLOPs at 1 TFLOP/s
 @click.option("--shots", type=click.IntRange(1), default=5, show_default=True)
 @few_shot_options
 @click.option("--fewshot-data", help="Another set for few-shot accuracy.  [default: --data]")
+@strategy_option("One device, or a copy on each GPU.")
 @cache_option
 @click.option("--dry-run", is_flag=True, help="Show the grid and what it would cost, and end.")
 @click.option("--json", "json_file", type=PATH, help="Write the figures to a file.")
@@ -70,6 +73,7 @@ def scaling(
     seeds,
     l2,
     fewshot_data,
+    devices,
     cache,
     dry_run,
     json_file,
@@ -88,10 +92,13 @@ def scaling(
           --epochs 20 --out study
       tfvit scaling --data photos/ --models vit-ti/16,vit-s/16 --fractions 0.01,0.1,1 --out study --dry-run
     """
+    if devices.cluster.count > 1:
+        raise UserError("runs on one machine; share the models out with --models, into one --out")
     need("train")
     import dataclasses
 
     from tfvit import scaling as study
+    from tfvit import strategies
     from tfvit.data import DataOptions, open_source
     from tfvit.evaluate import fewshot
     from tfvit.setup_run import data_of
@@ -104,25 +111,26 @@ def scaling(
     if dry_run:
         return _dry_run(cells)
     unreadable, diverged = {}, []
-    for number, cell in enumerate(cells, 1):
-        done = study.measured(cell, protocol)
-        click.echo(f"[{number}/{len(cells)}] {cell.folder}{': already measured' if done else ''}")
-        if done:
-            continue
-        try:
-            unreadable |= study.finish(cell, protocol, cache, click.echo)
-        except Diverged as error:
-            click.echo(str(error))
-            diverged.append(str(cell.folder))
-            continue
-        except Stopped as stopped:
-            click.echo("\nstopped, all saved; the same command goes on", err=True)
-            ctx.exit(stopped.exit_code)
-        except KeyboardInterrupt:
-            click.echo("\nstopped; the same command goes on", err=True)
-            ctx.exit(INTERRUPTED)
-        found = study.rows(cells, protocol)
-        study.draw(found, out, data.data, protocol)
+    try:
+        with strategies.opened(devices) as strategy:
+            for number, cell in enumerate(cells, 1):
+                done = ": already measured" if study.measured(cell, protocol) else ""
+                click.echo(f"[{number}/{len(cells)}] {cell.folder}{done}")
+                if done:
+                    continue
+                try:
+                    unreadable |= study.finish(cell, protocol, strategy=strategy, cache=cache)
+                except Diverged as error:
+                    click.echo(str(error))
+                    diverged.append(str(cell.folder))
+                    continue
+                study.draw(study.rows(cells, protocol), out, data.data, protocol)
+    except Stopped as stopped:
+        click.echo("\nstopped, all saved; the same command goes on", err=True)
+        ctx.exit(stopped.exit_code)
+    except KeyboardInterrupt:
+        click.echo("\nstopped; the same command goes on", err=True)
+        ctx.exit(INTERRUPTED)
     found = study.rows(cells, protocol)
     click.echo("\n" + _table(found, protocol.shots))
     click.echo(
