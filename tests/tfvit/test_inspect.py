@@ -223,13 +223,13 @@ def test_the_command_draws_what_a_model_has(changes, without, said, pictures, tm
         "inspect", tmp_path / "model", "--image", pictures, "--out", out, "--json", numbers
     )
     assert done.code == 0, done.err
-    drawn = {path.stem for path in out.glob("*.png")}
+    drawn = {path.stem for path in out.glob("inspect/*.png")}
     assert drawn == SHOWN - without
     page = (out / "inspect.html").read_text()
     assert {name for name in SHOWN if f'id="{name}"' in page} == drawn
     assert said in page and "http" not in page.replace("http://www.w3.org", "")
     for name in drawn:
-        assert np.asarray(Image.open(out / f"{name}.png").convert("L")).std() > 5
+        assert np.asarray(Image.open(out / f"inspect/{name}.png").convert("L")).std() > 5
     found = json.loads(numbers.read_text())
     assert found["filters"]["variance"] == pytest.approx(inspect.filters(model)[1].tolist())
     if "distance" in without:
@@ -245,13 +245,21 @@ def test_the_command_draws_what_a_model_has(changes, without, said, pictures, tm
     assert f"{both[0].mean():.1f}" in done.out
 
 
-def test_without_a_picture_the_weights_are_drawn(tmp_path, tfvit_cli):
+def test_of_pictures_drawn_before_only_those_drawn_again_are_left(pictures, tmp_path, tfvit_cli):
     tfvit.save(small(), tmp_path / "model")
-    done = tfvit_cli(
-        "inspect", tmp_path / "model", "--image-size", "40x56", "--out", tmp_path / "out"
-    )
-    assert done.code == 0, done.err
-    assert {path.stem for path in (tmp_path / "out").glob("*.png")} == {"filters", "positions"}
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/mine.png").write_text("mine")
+    command = ("inspect", tmp_path / "model", "--out", tmp_path / "out")
+    for options, expected in (
+        (("--image", pictures), SHOWN),
+        (("--image", pictures / "china.png"), SHOWN - {"heads-2"}),
+        (("--image-size", "40x56"), {"filters", "positions"}),  # without a picture, the weights
+    ):
+        done = tfvit_cli(*command, *options)
+        assert done.code == 0, done.err
+        assert {path.stem for path in (tmp_path / "out/inspect").iterdir()} == expected
+        left = {path.name for path in (tmp_path / "out").iterdir()}
+        assert left == {"inspect.html", "inspect", "mine.png"}
 
 
 def test_int8_beside_float(telling, digits_run, pictures, tmp_path, tfvit_cli):
@@ -318,6 +326,14 @@ def test_bad_input_is_one_line(options, message, pictures, exported, telling, tm
     assert not (tmp_path / "out").exists()
 
 
-def test_a_resnet_has_no_attention_to_look_at():
-    with pytest.raises(UserError, match="is a ResNet, which has no attention"):
-        inspect.look(tfvit.create_model("bit-r50x1", 2, 32, units=(1,)), inputs(1, 32, 32))
+def test_a_resnet_has_no_attention_to_look_at(pictures, telling, tmp_path, tfvit_cli):
+    model = tfvit.create_model("bit-r50x1", 2, 32, units=(1,))
+    message = "bit-r50x1 is a ResNet, which has no attention"
+    with pytest.raises(UserError, match=message):
+        inspect.look(model, inputs(1, 32, 32))
+    tfvit.save(model, tmp_path / "model")
+    command = ("inspect", tmp_path / "model", "--image", pictures, "--out", tmp_path / "out")
+    for options in (("--query", "0,0"), ("--tflite", telling / "int8.tflite")):
+        done = tfvit_cli(*command, *options)
+        assert (done.code, done.err) == (2, f"error: {message}\n")
+    assert not (tmp_path / "out").exists()

@@ -82,12 +82,11 @@ def look(model: Model, images: tf.Tensor, query: tuple[int, int] | None = None) 
     """Where a model looks in normalised images, float32 [b, height, width, 3].
 
     query: (row, column) of the patch whose attention `heads` is; None is what the head reads: the class
-        tokens, the mean of the patches, or the tokens that attention pooling weights.
+        tokens (of `cls+gap` these alone), the mean of the patches, or what attention pooling weights.
     Raises UserError for a model without attention, and for a patch that is not there.
     """
     arch = model.architecture
-    if isinstance(arch, ResNetArchitecture):
-        raise UserError(f"{arch.name} is a ResNet, which has no attention")
+    must_attend(arch)
     reader = _reader(model, images)  # [b, 1, n]
     asked = reader if query is None else _patch(arch, query)
     heads, far = [], []
@@ -102,6 +101,12 @@ def look(model: Model, images: tf.Tensor, query: tuple[int, int] | None = None) 
     return Look(
         _on_grid(mixed, arch), _on_grid(np.stack(heads, axis=1), arch), np.stack(far, axis=1)
     )
+
+
+def must_attend(arch: Architecture | ResNetArchitecture) -> None:
+    """UserError for a model without attention."""
+    if isinstance(arch, ResNetArchitecture):
+        raise UserError(f"{arch.name} is a ResNet, which has no attention")
 
 
 def heat_maps(model: Model, images: tf.Tensor) -> dict[str, np.ndarray]:
