@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import os
 import subprocess
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -120,44 +122,67 @@ def labelled_photos(tmp_path_factory, sample_photos) -> Path:
 
 
 @pytest.fixture(scope="session")
-def digits_run(tmp_path_factory, tfvit_cli) -> Path:
+def once(tmp_path_factory):
+    """once(name, fill): a folder that fill(folder) makes for all processes, and no test changes."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def made(name: str, fill: Callable[[Path], None]) -> Path:
+        folder, done = shared / name, shared / f"{name}.done"
+        with (shared / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not done.exists():
+                fill(folder)
+                done.touch()
+        return folder
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def digits_run(once, tfvit_cli) -> Path:
     """A run folder: a small ViT trained on digits for some seconds."""
-    out = tmp_path_factory.mktemp("runs") / "digits"
-    options = ("--epochs", "6", "--lr", "3e-3", "--crop-min-area", "1", "--no-flip")
-    done = tfvit_cli("train", "--data", "digits", *SMALL, *options, "--out", out)
-    assert done.code == 0, done.err
-    return out
+
+    def train(out: Path) -> None:
+        options = ("--epochs", "6", "--lr", "3e-3", "--crop-min-area", "1", "--no-flip")
+        done = tfvit_cli("train", "--data", "digits", *SMALL, *options, "--out", out)
+        assert done.code == 0, done.err
+
+    return once("digits_run", train)
 
 
 @pytest.fixture(scope="session")
-def telling(tmp_path_factory, tfvit_cli, digits_run) -> Path:
+def converted(once, tfvit_cli, digits_run):
+    """converted(name, *options): `tfvit convert` of `digits_run`, made once."""
+
+    def make(name: str, *options: str) -> Path:
+        def convert(out: Path) -> None:
+            done = tfvit_cli("convert", digits_run, "--data", "digits", *options, "--out", out)
+            assert done.code == 0, done.err
+
+        return once(name, convert)
+
+    return make
+
+
+TELLING = ("--with-features", "--with-attention")
+
+
+@pytest.fixture(scope="session")
+def telling(converted) -> Path:
     """Exported files of `digits_run` that tell features and attention beside their logits."""
-    out = tmp_path_factory.mktemp("telling")
-    options = ("--scheme", "int8,int8-full", "--calibrate-only", "--with-features")
-    done = tfvit_cli(
-        *("convert", digits_run, "--data", "digits", *options, "--with-attention", "--out", out)
-    )
-    assert done.code == 0, done.err
-    return out
+    return converted("telling", "--scheme", "int8,int8-full", "--calibrate-only", *TELLING)
 
 
 @pytest.fixture(scope="session")
-def exported(tmp_path_factory, tfvit_cli, digits_run) -> Path:
+def exported(converted) -> Path:
     """`tfvit convert --int8` of `digits_run`."""
-    out = tmp_path_factory.mktemp("exported")
-    done = tfvit_cli(
-        *("convert", digits_run, "--data", "digits", "--int8", "--qat-steps", "20", "--out", out)
-    )
-    assert done.code == 0, done.err
-    return out
+    return converted("exported", "--int8", "--qat-steps", "20")
 
 
 @pytest.fixture(scope="session")
-def web_export(tmp_path_factory, tfvit_cli, digits_run) -> Path:
+def web_export(converted) -> Path:
     """`tfvit convert --format web` of `digits_run`, all that a model can tell and all engines in it."""
-    out = tmp_path_factory.mktemp("web_export")
     options = ("--scheme", "float32,dynamic,int8", "--calibrate-only", "--format", "web")
-    weights = ("--tfjs-weights", "float32,float16,uint8", "--with-features", "--with-attention")
-    done = tfvit_cli("convert", digits_run, "--data", "digits", *options, *weights, "--out", out)
-    assert done.code == 0, done.err
-    return out
+    weights = ("--tfjs-weights", "float32,float16,uint8")
+    return converted("web_export", *options, *weights, *TELLING)

@@ -25,7 +25,7 @@ await mkdir(DIST);
 // The page and the service worker; the page's `./classifier.js` is the file that users import too.
 await build({
   ...COMMON,
-  entryPoints: ["src/classifier.ts", "page/app.ts"],
+  entryPoints: ["src/classifier.ts", "page/app.ts", "page/app.css"],
   entryNames: "[name]",
   outdir: DIST,
   format: "esm",
@@ -41,7 +41,7 @@ await build({
 });
 await cp("page", DIST, {
   recursive: true,
-  filter: (path) => ![".ts", ".py"].includes(extname(path)),
+  filter: (path) => basename(path) !== "style" && ![".ts", ".css", ".py"].includes(extname(path)),
 });
 for (const [engine, files] of Object.entries(ENGINE_FILES)) {
   for (const file of files) {

@@ -91,7 +91,7 @@ def test_a_finished_run_of_the_trainer(digits_run, tmp_path, tfvit_cli):
     done = tfvit_cli("compare", digits_run, "--out", tmp_path / "c.png", "--json", figures)
     assert done.code == 0, done.err
     best = max(r["top1"] for r in runs.read_metrics(digits_run) if r["phase"] == "eval")
-    assert json.loads(figures.read_text())["runs"]["digits"]["best_top1"] == best
+    assert json.loads(figures.read_text())["runs"][digits_run.name]["best_top1"] == best
 
 
 def test_each_run_has_a_line_of_its_own():
