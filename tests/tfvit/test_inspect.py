@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import google_reference
 import numpy as np
@@ -16,7 +17,7 @@ import tfvit
 from edge_demo import Classifier, preprocess
 from edge_demo.errors import UserError
 from tfvit import checkpoint, inspect, interop
-from tfvit.inspect import figures
+from tfvit.inspect import figures, report
 from tfvit.preprocess import normalise
 
 GRID = (HEIGHT // PATCH, WIDTH // PATCH)
@@ -291,6 +292,16 @@ def test_int8_beside_float(telling, digits_run, pictures, tmp_path, tfvit_cli):
     assert found["files"]["float32"]["correlation"] == pytest.approx(1, abs=1e-4)
     assert f"rollout of int8, correlation {expected:.4f}" in done.out
     assert f"<td>{expected:.4f}</td>" in (tmp_path / "out/inspect.html").read_text()
+
+
+def test_a_file_called_as_the_checkpoints_own_map_is_told_apart(telling, digits_run, tmp_path):
+    file, photo = tmp_path / "rollout.tflite", tmp_path / "photo.png"
+    shutil.copy(telling / "int8.tflite", file)
+    Image.effect_mandelbrot((40, 40), (-2, -1, 1, 1), 50).convert("RGB").save(photo)
+    found, _ = report.gather(tfvit.load(digits_run / "best"), [photo], [file])
+    (entry,) = found["images"]
+    assert list(entry["files"]) == [str(file)]
+    assert entry["files"][str(file)]["rollout"] != entry["rollout"]
 
 
 BAD = {
