@@ -38,6 +38,7 @@ setup(
         "tfvit.evaluate",
         "tfvit.inspect",
         "tfvit.interop",
+        "tfvit.objectives",
         "convert",
         "edge_demo",
         "edge_demo.commands",

@@ -9,6 +9,7 @@ from turns import serve
 
 from tfvit.architecture import named
 from tfvit.model import build, named_weights
+from tfvit.objectives.labels import Labels
 from tfvit.optimizer import Optimizer
 from tfvit.recipe import DTYPES, Recipe
 from tfvit.step import make_train_step
@@ -22,7 +23,9 @@ def main(name: str, variant: str, batch: int, dtype: str) -> None:
     recipe = Recipe(steps=1000, warmup_steps=0, batch_size=batch, learning_rate=1e-4, dtype=dtype)
     optimizer = Optimizer(recipe, named_weights(model), model.architecture.depth)
     one = tf.distribute.get_strategy()
-    step = make_train_step(model, optimizer, recipe, one, xla=name.endswith("--xla"))
+    step = make_train_step(
+        Labels(model, recipe), optimizer, recipe, one, xla=name.endswith("--xla")
+    )
     pixels = tf.random.uniform([batch, SIZE, SIZE, 3], maxval=256, dtype=tf.int32)
     images = {
         "pixels": tf.cast(pixels, tf.uint8),

@@ -15,9 +15,11 @@ def table(rows: list[list[str]], header: list[str], left: int = 1) -> str:
     return "\n".join([line(header), "  ".join("-" * w for w in widths), *map(line, rows)])
 
 
-def percent(share: float | None) -> str:
-    """0.9731 as "97.31 %"; None as "-"."""
-    return "-" if share is None else f"{100 * share:.2f} %"
+def percent(share: float | None, spread: float | None = None) -> str:
+    """0.9731 as "97.31 %", with a spread of 0.02 as "97.31 ± 2.00 %"; None as "-"."""
+    if share is None:
+        return "-"
+    return f"{100 * share:.2f} %" if spread is None else f"{100 * share:.2f} ± {100 * spread:.2f} %"
 
 
 def scaled(value: float) -> str:

@@ -17,6 +17,7 @@ from convert.schemes import SCHEMES
 from tfvit import architecture
 from tfvit.architecture import HYBRIDS, RESNETS, VARIANTS, Architecture, ResNetArchitecture, named
 from tfvit.model import build, named_weights
+from tfvit.objectives.labels import Labels
 from tfvit.optimizer import Optimizer
 from tfvit.preprocess import normalise
 from tfvit.recipe import Recipe
@@ -62,7 +63,9 @@ def trained(request, tmp_path_factory):
     images, labels = normalise(pixels, model.preprocess), tf.range(4, dtype=tf.int64)
     recipe = Recipe(steps=100, warmup_steps=0, learning_rate=1e-2, batch_size=4, weight_decay=0.0)
     optimizer = Optimizer(recipe, named_weights(model))
-    step = make_train_step(model, optimizer, recipe, tf.distribute.get_strategy(), xla=True)
+    step = make_train_step(
+        Labels(model, recipe), optimizer, recipe, tf.distribute.get_strategy(), xla=True
+    )
     batch = {"pixels": tf.constant(pixels), "label": labels, "mask": tf.ones(4)}
     before = {name: v.numpy() for name, v in named_weights(model).items()}
     losses = [float(step(batch, tf.constant(i + 1))["loss"]) for i in range(3)]

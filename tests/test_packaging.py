@@ -14,6 +14,7 @@ from tfvit.options import EXTRAS
 LIGHT = {
     "tfvit --help": "from tfvit.cli import main; args = ['--help']",
     "tfvit train --help": "from tfvit.cli import main; args = ['train', '--help']",
+    "tfvit pretrain --help": "from tfvit.cli import main; args = ['pretrain', '--help']",
     "tfvit info": "from tfvit.cli import main; args = ['info', {model!r}]",
     "edge-demo --help": "from edge_demo.cli import main; args = ['--help']",
     "edge_demo.runner": "from edge_demo import delegation, runner; main = lambda *a, **k: None; args = []",

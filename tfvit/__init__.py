@@ -15,6 +15,7 @@ train.py         the training loop, with optimizer.py, strategies.py, runs.py
 interop/         models of other libraries
 evaluate/        accuracy of a checkpoint or a .tflite
 dry_run.py       what a run will cost, counted by flops.py; cost.py, what a model does
+scaling.py       models on fractions of the data, each a run that is measured
 watch.py         pictures and traces of a run; compare.py, several runs; drawn by plots.py
 inspect/         what a model sees with, where it looks
 page.py          what HTML pages are made of

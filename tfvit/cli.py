@@ -15,8 +15,11 @@ from tfvit.commands import (
     info,
     inspect,
     launch,
+    pretrain,
     probe,
+    scaling,
     train,
+    vtab,
 )
 
 CONTEXT = {"max_content_width": 100, "help_option_names": ["-h", "--help"]}
@@ -44,11 +47,14 @@ main.add_command(checkpoints.create)
 main.add_command(checkpoints.import_model)
 main.add_command(checkpoints.export_model)
 main.add_command(train.train)
+main.add_command(pretrain.pretrain)
 main.add_command(launch.launch)
 main.add_command(export.convert)
 main.add_command(evaluate.evaluate)
 main.add_command(probe.probe)
 main.add_command(fewshot.fewshot)
+main.add_command(vtab.vtab)
+main.add_command(scaling.scaling)
 main.add_command(inspect.inspect)
 main.add_command(compare.compare)
 main.add_command(data_service.data_service)

@@ -65,10 +65,14 @@ def read(folders: list[Path]) -> list[RunRecord]:
         if not isinstance(settings, dict):
             what = "not the folder of a run" if folder.exists() else "no such run"
             raise UserError(f"{folder}: {what}")
-        decides = {name: settings[name] for name in DECIDES if name in settings}
         rows = runs.read_metrics(folder)
-        found.append(RunRecord(_name(place, places), folder, _flat(decides), rows))
+        found.append(RunRecord(_name(place, places), folder, deciding(settings), rows))
     return found
+
+
+def deciding(settings: dict) -> dict[str, object]:
+    """What decides a run, of its run.json, flat: {"recipe.seed": 0}."""
+    return _flat({name: settings[name] for name in DECIDES if name in settings})
 
 
 def differences(records: list[RunRecord]) -> dict[str, list]:

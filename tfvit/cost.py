@@ -13,6 +13,7 @@ from tfvit.architecture import Architecture, ResNetArchitecture
 
 SECONDS = 2.0  # that throughput is measured for
 FLOAT32 = 4  # bytes
+TRAINING = 3  # forward passes that training on an image costs: the backward pass is two
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,9 +36,18 @@ class Cost:
     activations: int
     images_per_second: float | None = None
 
+    @property
+    def flops(self) -> int:
+        """Floating-point operations of a forward pass: a multiply-add is two."""
+        return 2 * self.macs
+
+    def training(self, images: int) -> int:
+        """FLOPs of training on so many images, forward and backward: arXiv 2010.11929, table 6."""
+        return TRAINING * self.flops * images
+
     def to_json(self) -> dict:
         """A dictionary of JSON types."""
-        return {**dataclasses.asdict(self), "flops": 2 * self.macs}
+        return {**dataclasses.asdict(self), "flops": self.flops}
 
 
 def of_architecture(arch: Architecture | ResNetArchitecture) -> Cost:

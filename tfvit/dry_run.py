@@ -10,7 +10,10 @@ import tf_keras as keras
 
 from edge_demo.tables import scaled
 from tfvit import flops
-from tfvit.model import named_weights
+from tfvit.model import build, named_weights
+from tfvit.optimizer import RULES, frozen
+from tfvit.recipe import DTYPES
+from tfvit.run import Run
 
 FLOAT32 = 4  # bytes of a weight, a gradient and what the optimizer keeps for it
 
@@ -73,6 +76,22 @@ class DryRun:
             f"run         {self.steps} steps, {self.epochs:.1f} epochs of {self.examples} images, "
             f"{scaled(self.flops)}FLOP",
         ]
+
+
+def of_run(run: Run, examples: int, devices: int = 1) -> DryRun:
+    """The cost of a run; examples: images of its training split."""
+    how = run.recipe
+    return describe(
+        lambda: build(run.architecture, dtype=DTYPES[how.dtype], remat=how.remat),
+        batch_size=how.batch_size,
+        steps=how.steps,
+        examples=examples,
+        slots_per_weight=len(RULES[how.optimizer][0]),
+        ema=bool(how.ema),
+        devices=devices,
+        accumulate=how.accumulate,
+        frozen=lambda name: frozen(name, how.frozen),
+    )
 
 
 def describe(

@@ -125,7 +125,7 @@ def layer_scale(name: str, depth: int, decay: float) -> float:
     if block:
         place = int(block[1]) + 1
     else:
-        place = depth + 1 if re.match(r"(norm|head|map|pre_logits)", name) else 0
+        place = depth + 1 if re.match(r"(norm|head|map|pre_logits|pretraining)", name) else 0
     return decay ** (depth + 1 - place)
 
 

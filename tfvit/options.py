@@ -94,11 +94,11 @@ class Place(click.ParamType):
 
 
 class Names(click.ParamType):
-    """One or more of some names, separated by commas."""
+    """One or more names, separated by commas; of some, if these are given."""
 
     name = "name,..."
 
-    def __init__(self, known: Collection[str]) -> None:
+    def __init__(self, known: Collection[str] = ()) -> None:
         self._known = known
 
     def convert(self, value, param, ctx) -> tuple[str, ...]:
@@ -106,12 +106,26 @@ class Names(click.ParamType):
             return value
         parts = [part.strip() for part in value.split(",")]
         for part in parts:
-            if part not in self._known:
+            if not part:
+                self.fail(f"{value!r} has an empty name in it")
+            if self._known and part not in self._known:
                 self.fail(f"{part!r} is not one of {', '.join(self._known)}")
         return tuple(dict.fromkeys(parts))
 
 
 WORDS = {"true": True, "false": False}
+
+
+class Shares(click.ParamType):
+    """One or more numbers above 0 and up to 1, separated by commas; in order, each once."""
+
+    name = "share,..."
+
+    def convert(self, value, param, ctx) -> tuple[float, ...]:
+        if isinstance(value, tuple):
+            return value
+        one = Number(0, 1, min_open=True)
+        return tuple(sorted({one.convert(part, param, ctx) for part in value.split(",")}))
 
 
 class Setting(click.ParamType):
@@ -135,8 +149,15 @@ class Setting(click.ParamType):
         return key, text
 
 
-def data_options(required: bool = True) -> Callable:
-    """Adds --data, --split, --fraction, --train-split and --eval-split to a command."""
+def data_options(required: bool = True, fraction: bool = True) -> Callable:
+    """Adds --data, --split, --train-split, --eval-split and, if asked for, --fraction to a command."""
+
+    of_classes = click.option(
+        "--fraction",
+        type=Number(0, 1, min_open=True),
+        metavar="SHARE",
+        help="Share of the training images to use, of each class the same.",
+    )
 
     def decorate(command: Callable) -> Callable:
         for option in reversed(
@@ -145,7 +166,7 @@ def data_options(required: bool = True) -> Callable:
                     "--data",
                     required=required,
                     help="An image folder (train/ and test/ or val/, or neither with --split; a folder "
-                    "per class or a labels.csv inside), tfds:NAME[:CONFIG], or digits.",
+                    "per class or a labels.csv inside), tfds:NAME[:CONFIG], vtab:TASK, or digits.",
                 ),
                 click.option(
                     "--split",
@@ -154,12 +175,7 @@ def data_options(required: bool = True) -> Callable:
                     metavar="SHARE",
                     help="Share of a folder without train/ and test/ that is held out.",
                 ),
-                click.option(
-                    "--fraction",
-                    type=Number(0, 1, min_open=True),
-                    metavar="SHARE",
-                    help="Share of the training images to use, of each class the same.",
-                ),
+                *([of_classes] if fraction else []),
                 click.option("--train-split", help="Split to train on, as 'train[:90%]' of TFDS."),
                 click.option("--eval-split", help="Split to measure on, as 'train[90%:]' of TFDS."),
             )
@@ -168,6 +184,25 @@ def data_options(required: bool = True) -> Callable:
         return command
 
     return decorate
+
+
+def few_shot_options(command: Callable) -> Callable:
+    """Adds --seeds and --l2, the protocol of few-shot accuracies, to a command."""
+    seeds = click.option(
+        "--seeds",
+        type=click.IntRange(1, 1000),
+        default=5,
+        show_default=True,
+        help="Draws of the few training images.",
+    )
+    l2 = click.option(
+        "--l2",
+        type=Number(0, min_open=True),
+        default=1024,
+        show_default=True,
+        help="Penalty that is the same for all shots and data sets.",
+    )
+    return seeds(l2(command))
 
 
 def strategy_option(summary: str) -> Callable:
@@ -208,6 +243,11 @@ def strategy_option(summary: str) -> Callable:
         return with_devices
 
     return decorate
+
+
+def cache_option(command: Callable) -> Callable:
+    """Adds --cache to a command."""
+    return click.option("--cache", help="Keep decoded pictures: 'memory', or a folder.")(command)
 
 
 def seed_option(default: int | None = 0) -> Callable:

@@ -29,20 +29,32 @@ PANELS = (
     ("train", "learning_rate", 1, "learning rate"),
     ("train", "images_per_second", 1, "images/s"),
 )
+# (key, factor, name): what is drawn of one run, where it has it
+CURVES = (
+    ("loss", 1, "loss"),
+    ("top1", 100, "top-1 accuracy, %"),
+    ("colors", 100, "right colours, %"),
+)
 TILE, CAPTION = 1.5, 0.36  # inches: a picture in a grid, the lines under it
 MOST_LINES = 10  # of one style; further runs are dashed
+# of a scaling study: key of a row -> its accuracy and its standard deviation; family of models -> mark
+MEASURES = {"held_out": ("top1", "none"), "few_shot": ("mean", "std")}
+MARKS = {"ViT": "o", "hybrid": "D", "ResNet": "s"}
+MARK = 8  # points
+BESIDE = {"loc": "upper left", "bbox_to_anchor": (1.01, 1), "frameon": False}  # of the panel
 
 
 def curves(rows: list[dict], path: Path | BinaryIO, title: str) -> None:
-    """Loss and accuracy over steps, training and held out, as a PNG."""
-    figure, axes = _figure(2, (10, 4))
+    """Loss and shares of what is right over steps, training and held out, as a PNG."""
+    panels = [panel for panel in CURVES if any(row.get(panel[0]) is not None for row in rows)]
+    figure, axes = _figure(len(panels), (5 * len(panels), 4))
     for phase, style in (("train", "-"), ("eval", "o-")):
         name = "training" if phase == "train" else "held out"
-        for axis, key, factor in ((axes[0], "loss", 1), (axes[1], "top1", 100)):
+        for axis, (key, factor, _) in zip(axes, panels):
             chosen = [row for row in rows if row["phase"] == phase and row.get(key) is not None]
             values = [factor * row[key] for row in chosen]
             axis.plot([r["step"] for r in chosen], values, style, label=name, markersize=3)
-    for axis, label in zip(axes, ("loss, nats", "top-1 accuracy, %")):
+    for axis, (_, _, label) in zip(axes, panels):
         axis.set(xlabel="step", ylabel=label)
         axis.grid(alpha=0.3)
         axis.legend()
@@ -159,6 +171,99 @@ def few_shot(found: dict[str, Found], path: Path | BinaryIO, title: str) -> None
     _save(figure, path)
 
 
+def over_images(rows: list[dict], path: Path | BinaryIO, measure: str, label: str) -> None:
+    """Accuracy over the number of training images, a line for each model: figures 3 and 4 of the ViT paper.
+
+    rows: of `tfvit.scaling.rows`, measured. measure: a key of MEASURES; label: what it is.
+    """
+    figure, (axis,) = _figure(1, (7.5, 4.5))
+    lines, models = [], _by_model(rows)
+    for look, cells in models.values():
+        y, spread = zip(*(_measure(cell, measure) for cell in cells))
+        x, bars = [cell["images"] for cell in cells], spread if any(spread) else None
+        drawn = axis.errorbar(x, y, bars, linestyle="-", linewidth=1.4, capsize=3, **look)
+        lines.append(drawn[0])
+    images = sorted({row["images"] for row in rows})
+    axis.set_xscale("log")
+    axis.set_xticks(images, [f"{n:,}" for n in images])
+    axis.minorticks_off()
+    axis.set(xlabel="training images")
+    axis.set_ylabel(label, parse_math=False)
+    axis.grid(alpha=0.3)
+    _legend(axis, lines, list(models), **BESIDE)
+    _save(figure, path)
+
+
+def over_compute(rows: list[dict], path: Path | BinaryIO, labels: dict[str, str]) -> None:
+    """Accuracy over the compute of training, a panel for each measure: figure 5 of the ViT paper.
+
+    rows: as in `over_images`. labels: key of MEASURES -> what it is. The larger a mark, the more data.
+    """
+    figure, axes = _figure(len(labels), (6 * len(labels) + 1.5, 4.5))
+    models = _by_model(rows)
+    for axis, (measure, label) in zip(axes, labels.items()):
+        lines = []
+        for look, cells in models.values():
+            for cell in cells:
+                size = MARK * (0.5 + 0.5 * cell["fraction"])
+                y, spread = _measure(cell, measure)
+                own = {**look, "markersize": size, "linestyle": ""}
+                drawn = axis.errorbar(cell["exaflops"], y, spread or None, capsize=3, **own)
+            lines.append(drawn[0])
+        axis.set_xscale("log")
+        axis.set(xlabel="training compute, exaFLOPs")
+        axis.set_ylabel(label, parse_math=False)
+        axis.grid(alpha=0.3)
+    _legend(axes[-1], lines, list(models), title="larger: more images", **BESIDE)
+    _save(figure, path)
+
+
+def _by_model(rows: list[dict]) -> dict[str, tuple[dict, list[dict]]]:
+    """Model -> its colour and its family's mark, and its rows."""
+    found = {}
+    for row in rows:
+        look = {"color": f"C{len(found) % MOST_LINES}", "marker": MARKS[row["family"]]}
+        found.setdefault(row["model"], ({**look, "markersize": MARK}, []))[1].append(row)
+    return found
+
+
+def _measure(row: dict, measure: str) -> tuple[float, float]:
+    """What a row of a scaling study has measured, and its standard deviation or 0, in percent."""
+    value, spread = MEASURES[measure]
+    found = row["measured"][measure]
+    return 100 * found[value], 100 * (found.get(spread) or 0)
+
+
+def grouped_bars(
+    groups: dict[str, dict[str, float]], path: Path | BinaryIO, title: str, label: str
+) -> None:
+    """A bar for each figure, 0-1, below each other by groups: name of a group -> name -> figure.
+
+    The dashed line is the mean of its group.
+    """
+    count = sum(map(len, groups.values()))
+    figure, (axis,) = _figure(1, (7, 1.2 + 0.26 * count))
+    place, names, white = 0, [], {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
+    for i, (group, values) in enumerate(groups.items()):
+        shares = [100 * share for share in values.values()]
+        places = range(place, place + len(shares))
+        mean = sum(shares) / len(shares)
+        axis.barh(places, shares, color=f"C{i}", label=f"{group}: mean {mean:.1f}")
+        axis.vlines(mean, places[0] - 0.5, places[-1] + 0.5, color="black", linestyles="--", lw=1)
+        for y, share in zip(places, shares):
+            axis.text(share + 0.9, y, f"{share:.1f}", va="center", fontsize=8, bbox=white)
+        place += len(shares) + 1
+        names += [*values, ""]
+    axis.set_yticks(range(len(names)), names)
+    axis.tick_params(axis="y", length=0)
+    axis.invert_yaxis()
+    axis.set(xlim=(0, 108), xlabel=label)
+    axis.grid(alpha=0.3, axis="x")
+    figure.suptitle(title, fontsize=10, parse_math=False, wrap=True)
+    figure.legend(loc="outside lower center", ncols=len(groups), frameon=False)
+    _save(figure, path)
+
+
 def batch_grid(pixels: np.ndarray, captions: list[str], path: Path | BinaryIO) -> None:
     """Pictures, uint8 [b, height, width, 3], in a grid with a caption under each."""
     columns = min(len(pixels), max(4, math.ceil(math.sqrt(len(pixels)))))
@@ -169,6 +274,24 @@ def batch_grid(pixels: np.ndarray, captions: list[str], path: Path | BinaryIO) -
         caption = "\n".join(lines)
         axis.set_title(caption, fontsize=8, y=0, pad=-4, va="top", parse_math=False)
     _save(figure, path)
+
+
+def picture_rows(pictures: dict[str, np.ndarray], path: Path | BinaryIO) -> None:
+    """Rows of pictures, each uint8 [b, height, width, 3], with their names on the left."""
+    first = next(iter(pictures.values()))
+    figure, axes = _tiles(first, len(pictures), len(first), 0.05)
+    for axis, picture in zip(axes, np.concatenate(list(pictures.values()))):
+        axis.imshow(picture, interpolation="nearest")
+    for axis, name in zip(axes[:: len(first)], pictures):
+        place = {"x": -0.04, "y": 0.5, "rotation": 90, "transform": axis.transAxes}
+        axis.text(s=name, ha="right", va="center", fontsize=9, **place)
+    _save(figure, path)
+
+
+def save(picture: np.ndarray, path: Path) -> None:
+    """Writes a picture, uint8 [height, width, 3], as a PNG."""
+    with atomic_file(path) as temporary:
+        Image.fromarray(picture).save(temporary, "PNG")
 
 
 def heat_maps(pixels: np.ndarray, maps: dict[str, np.ndarray], path: Path | BinaryIO) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from edge_demo.errors import UserError
 from tfvit.data.augment import Augmentation
+from tfvit.objectives import OBJECTIVES, TARGETS
 
 # name: tf_keras policy; weights are float32 with all of them
 DTYPES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
@@ -17,6 +18,27 @@ LOSSES = ("softmax", "sigmoid")
 DISTILLATIONS = ("soft", "hard")
 USUAL_VIEWS = Augmentation(crop_min_area=0.2)
 FEWEST_EVALUATIONS = 20  # of a run whose epochs are shorter than that
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretraining:
+    """What is learned from pictures without labels: to say what is in patches that are not shown.
+
+    objective: "masked-patch" (arXiv 2010.11929, appendix B.1.2) or "mae" (arXiv 2111.06377).
+    target: what is predicted of a patch: "mean-color", one of 512 of 3 bits a channel; "low-res", 4x4 of
+        them; "full", its pixels; "normalized", its pixels with mean 0 and deviation 1.
+    masked: share of the patches that is predicted.
+    decoder_width, decoder_depth: of mae; None is two thirds of the encoder's width, 512 at most.
+    """
+
+    objective: str = "masked-patch"
+    target: str = "mean-color"
+    masked: float = 0.5
+    decoder_width: int | None = None
+    decoder_depth: int = 8
+
+    def __post_init__(self) -> None:
+        _check(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +67,7 @@ class Recipe:
     teacher: checkpoint to learn from, as well as from the labels: its share of the loss is
         `distillation_weight`, "soft" with its probabilities at `temperature` (arXiv 1503.02531) or "hard"
         with its decisions (arXiv 2012.12877).
+    pretraining: what is learned instead of labels; None: labels.
     dtype: of the computation. remat: compute the blocks again in the backward pass, for less memory.
     """
 
@@ -78,23 +101,18 @@ class Recipe:
     distillation_weight: float = 0.5
     temperature: float = 1.0
     augmentation: Augmentation = USUAL_VIEWS
+    pretraining: Pretraining | None = None
     dtype: str = "float32"
     remat: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value = _checked(field.name, field.type, getattr(self, field.name))
-            object.__setattr__(self, field.name, value)
-        for name, known in CHOICES.items():
-            if getattr(self, name) not in known:
-                raise UserError(f"{name} {getattr(self, name)!r} is not one of {', '.join(known)}")
-        for name, (holds, words) in BOUNDS.items():
-            value = getattr(self, name)
-            if value is not None and not (math.isfinite(value) and holds(value)):
-                raise UserError(f"{name} {value} {words}")
+        _check(self)
         if self.epochs is None and self.steps is None:
             raise UserError("a recipe needs epochs or steps")
+        for name in OF_LABELS if self.pretraining else ():
+            if getattr(self, name):
+                raise UserError(f"{name} {getattr(self, name)} is for learning from labels")
 
     def resolved(self, images: int) -> Recipe:
         """The recipe for a data set of that many training images: all numbers of steps are known."""
@@ -118,7 +136,10 @@ class Recipe:
     def from_json(cls, values: dict) -> Recipe:
         """A recipe from `to_json`'s dictionary."""
         try:
-            return cls(**{**values, "augmentation": Augmentation(**values["augmentation"])})
+            parts = {"augmentation": Augmentation(**values["augmentation"])}
+            if values["pretraining"]:
+                parts["pretraining"] = Pretraining(**values["pretraining"])
+            return cls(**{**values, **parts})
         except (TypeError, KeyError) as error:
             raise UserError(f"recipe: {error}") from None
 
@@ -129,7 +150,10 @@ CHOICES = {
     "distillation": DISTILLATIONS,
     "optimizer": OPTIMIZERS,
     "schedule": SCHEDULES,
+    "objective": OBJECTIVES,
+    "target": TARGETS,
 }
+OF_LABELS = ("label_smoothing", "mixup", "cutmix", "balance", "teacher")
 ABOVE_0 = (lambda v: v > 0), "must be more than 0"
 FROM_0 = (lambda v: v >= 0), "cannot be negative"
 SHARE = (lambda v: 0 <= v <= 1), "is not in [0, 1]"
@@ -141,8 +165,24 @@ BOUNDS: dict[str, tuple[Callable[[float], bool], str]] = {
     **dict.fromkeys(("weight_decay", "mixup", "cutmix", "seed"), FROM_0),
     **dict.fromkeys(("label_smoothing", "ema", "beta_1", "beta_2"), BELOW_1),
     **dict.fromkeys(("balance", "distillation_weight"), SHARE),
+    "decoder_width": ((lambda v: v > 0 and v % 32 == 0), "is not a multiple of 32"),
+    "decoder_depth": ABOVE_0,
     "layer_decay": ((lambda v: 0 < v <= 1), "is not in (0, 1]"),
+    "masked": ((lambda v: 0 < v < 1), "is not in (0, 1)"),
 }
+
+
+def _check(values: Recipe | Pretraining) -> None:
+    """Gives fields the kind their annotation says; UserError for a value that one cannot have."""
+    for field in dataclasses.fields(values):
+        name = field.name
+        value = _checked(name, field.type, getattr(values, name))
+        object.__setattr__(values, name, value)
+        if name in CHOICES and value not in CHOICES[name]:
+            raise UserError(f"{name} {value!r} is not one of {', '.join(CHOICES[name])}")
+        holds, words = BOUNDS.get(name, (None, None))
+        if holds and value is not None and not (math.isfinite(value) and holds(value)):
+            raise UserError(f"{name} {value} {words}")
 
 
 def _checked(name: str, kind: str, value: object) -> object:
@@ -158,4 +198,4 @@ def _checked(name: str, kind: str, value: object) -> object:
 
 
 WORDS = {"float": "a number", "int": "a whole number", "bool": "true or false", "str": "text"}
-WORDS |= {"Augmentation": "an augmentation"}
+WORDS |= {"Augmentation": "an augmentation", "Pretraining": "a kind of pre-training"}

@@ -7,7 +7,7 @@ import difflib
 
 from edge_demo.errors import UserError
 from tfvit.data.augment import Augmentation
-from tfvit.recipe import Recipe
+from tfvit.recipe import Pretraining, Recipe
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +30,7 @@ class Named:
 
 PAPER = "arXiv 2010.11929"
 INCEPTION = Augmentation(crop_min_area=0.05)  # as in all of Google's code; 0.08 is torchvision's
+BIT_VIEWS = Augmentation(crop_min_area=0.73)  # 384 of 448 pixels, arXiv 1912.11370, section 3.3
 
 
 def _pretraining(**changes) -> Recipe:
@@ -38,7 +39,13 @@ def _pretraining(**changes) -> Recipe:
     return Recipe(**{**values, "augmentation": INCEPTION, **changes})
 
 
-def _finetuning(steps: int, rate: float, warmup: int = 500) -> Named:
+def _autoencoder(**changes) -> Pretraining:
+    return Pretraining("mae", "normalized", 0.75, **changes)
+
+
+def _finetuning(
+    steps: int, rate: float, warmup: int = 500, augmentation: Augmentation = INCEPTION
+) -> Named:
     """Table 4 of the paper: SGD with momentum, batches of 512, clipped at 1, cosine, 384 pixels."""
     recipe = Recipe(
         steps=steps,
@@ -48,7 +55,7 @@ def _finetuning(steps: int, rate: float, warmup: int = 500) -> Named:
         batch_size=512,
         optimizer="sgd",
         weight_decay=0.0,
-        augmentation=INCEPTION,
+        augmentation=augmentation,
     )
     source = f"{PAPER}, table 4 and google-research/vision_transformer vit_jax/configs/common.py"
     return Named(source, "", recipe, image_size=384)
@@ -146,7 +153,8 @@ RECIPES: dict[str, Named] = {
         _finetuning(500, 0.03, 100), "ViT-B/16 from ImageNet-21k: 99.38 % (table 5)"
     ),
     "finetune-vtab": _expected(
-        _finetuning(2_500, 0.01), "ViT-L/16 from ImageNet-21k: 72.72 % over 19 tasks (table 2)"
+        _finetuning(2_500, 0.01, augmentation=BIT_VIEWS),
+        "ViT-L/16 from ImageNet-21k: 72.72 % over 19 tasks (table 2)",
     ),
     "augreg-imagenet": Named(
         "arXiv 2106.10270, section 3: ImageNet from scratch, 300 epochs, setting medium1",
@@ -223,8 +231,65 @@ RECIPES: dict[str, Named] = {
         "vit-s/16",
         changes={"stochastic_depth": 0.05, "layer_scale": 1e-4, "activation": "gelu"},
     ),
+    "masked-patch": Named(
+        "ours, for a few thousand photos without labels",
+        "docs/pretraining.md",
+        Recipe(
+            epochs=100.0,
+            warmup_epochs=5.0,
+            learning_rate=1e-3,
+            batch_size=64,
+            pretraining=Pretraining(),
+        ),
+        "vit-ti/16",
+    ),
+    "mae": Named(
+        "ours, for a few thousand photos without labels",
+        "docs/pretraining.md",
+        Recipe(
+            epochs=100.0,
+            warmup_epochs=5.0,
+            learning_rate=1e-3,
+            beta_2=0.95,
+            batch_size=64,
+            pretraining=_autoencoder(decoder_depth=2),
+        ),
+        "vit-ti/16",
+    ),
+    "paper-masked-patch": Named(
+        f"{PAPER}, appendix B.1.2: a million steps on JFT-300M; of weight decay it says nothing",
+        "ViT-B/16 fine-tuned on ImageNet: 79.9 %, 2 % more than from scratch (section 4.6)",
+        _pretraining(
+            epochs=None,
+            steps=1_000_000,
+            learning_rate=2e-4,
+            optimizer="adam",
+            weight_decay=0.0,
+            pretraining=Pretraining(),
+        ),
+        "vit-b/16",
+    ),
+    "paper-mae": Named(
+        "arXiv 2111.06377, table 8, and facebookresearch/mae main_pretrain.py: ImageNet, 800 epochs, rate "
+        "1.5e-4 x batch / 256",
+        "ViT-L/16 fine-tuned on ImageNet at 224 pixels: 85.4 % (table 1)",
+        Recipe(
+            epochs=800.0,
+            warmup_epochs=40.0,
+            learning_rate=1.5e-4 * 4096 / 256,
+            beta_2=0.95,
+            weight_decay=0.05,
+            batch_size=4096,
+            clip_norm=None,
+            augmentation=Augmentation(crop_min_area=0.2),
+            pretraining=_autoencoder(decoder_width=512),
+        ),
+        "vit-l/16",
+        changes={"position": "sincos_2d", "activation": "gelu"},
+    ),
 }
 SCRATCH, FINETUNE = "scratch", "edge-finetune"  # without and with --init, where none is asked for
+PRETRAIN = "masked-patch"  # without labels
 
 
 def named(name: str) -> Named:

@@ -26,6 +26,11 @@ class Run:
     init: str | None = None
     options: dict = dataclasses.field(default_factory=dict)
 
+    @property
+    def command(self) -> str:
+        """The command of `tfvit` that it is a run of."""
+        return "pretrain" if self.recipe.pretraining else "train"
+
     def to_json(self) -> dict:
         """A dictionary of JSON types; `from_json` is its inverse."""
         return {

@@ -24,31 +24,48 @@ OPTIONS = {"lr": "learning_rate", "warmup": "warmup_steps", "clip": "clip_norm"}
 def data_of(options: dict) -> DataOptions:
     """The data options of a command."""
     names = [field.name for field in dataclasses.fields(DataOptions)]
-    return DataOptions(**{name: options[name] for name in names})
+    return DataOptions(**{name: options[name] for name in names if name in options})
 
 
 def new_run(options: dict, source: Source, out: Path) -> Run:
-    """The Run that the options of `tfvit train` describe, every default resolved.
+    """The Run that the options of `tfvit train` or `pretrain` describe, or those of them that are given.
 
     out: folder of the run. A model of another library to start from is kept there as a checkpoint.
     Raises UserError for values that do not fit each other, the data or the checkpoint of --init.
     """
     if source.train is None:
         raise UserError(f"{source.name}: no training split; choose --train-split")
-    row = recipes.named(options["recipe"] or default_recipe(options))
+    _, row = row_of(options)
     recipe, changes = recipe_of(options, row)
     if source.multi_label and recipe.loss == "softmax":
-        if "loss" in dict(options["settings"]):
+        if "loss" in dict(options.get("settings", ())):
             raise UserError(f"{source.name}: has several labels a picture; --set loss=sigmoid")
         recipe = dataclasses.replace(recipe, loss="sigmoid")
-    init = str(_checkpoint(Path(options["init"]), out)) if options["init"] else None
-    arch, spec = _model(options, row, changes, init, len(source.labels))
+    init = str(_checkpoint(Path(options["init"]), out)) if options.get("init") else None
+    arch, spec = model_of(options, row, changes, init, len(source.labels))
     return Run(arch, spec, data_of(options), recipe.resolved(source.train.size), init, options)
 
 
-def default_recipe(options: dict) -> str:
-    """The name of the recipe where none is asked for."""
-    return recipes.FINETUNE if options["init"] else recipes.SCRATCH
+def row_of(options: dict) -> tuple[str, recipes.Named]:
+    """The name and the row of the table of recipes that a command starts from: asked for, or its default.
+
+    Raises UserError for a name that is not there, and one of the other command.
+    """
+    if "objective" not in options:  # tfvit train
+        name = options.get("recipe") or (
+            recipes.FINETUNE if options.get("init") else recipes.SCRATCH
+        )
+        row = recipes.named(name)
+        if row.recipe.pretraining:
+            raise UserError(f"recipe {name}: is for learning without labels, tfvit pretrain")
+        return name, row
+    name = options.get("recipe") or options["objective"] or recipes.PRETRAIN
+    row = recipes.named(name)
+    if not row.recipe.pretraining:
+        raise UserError(f"recipe {name}: is for learning from labels, tfvit train")
+    if options["objective"] not in (None, row.recipe.pretraining.objective):
+        raise UserError(f"recipe {name}: its objective is {row.recipe.pretraining.objective}")
+    return name, row
 
 
 def recipe_of(options: dict, row: recipes.Named) -> tuple[Recipe, dict]:
@@ -56,23 +73,26 @@ def recipe_of(options: dict, row: recipes.Named) -> tuple[Recipe, dict]:
 
     Raises UserError for a value that no recipe can have.
     """
-    own, views = (
+    parts = {"augmentation": row.recipe.augmentation, "pretraining": row.recipe.pretraining}
+    parts = {name: value for name, value in parts.items() if value}
+    own, *nested = (
         {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-        for value in (row.recipe, row.recipe.augmentation)
+        for value in (row.recipe, *parts.values())
     )
+    known = {key: value for fields in (own, *nested) for key, value in fields.items()}
     given = {OPTIONS.get(k, k): v for k, v in options.items() if v is not None}
-    for key, value in options["settings"]:
-        is_text = isinstance((own | views).get(key), str)
+    for key, value in options.get("settings", ()):
+        is_text = isinstance(known.get(key), str)
         given[key] = None if value == "none" and not is_text else value
     of_recipe = {k: v for k, v in given.items() if k in own} | _length(given)
     if of_recipe.get("clip_norm") == 0:
         of_recipe["clip_norm"] = None
-    of_recipe["augmentation"] = dataclasses.replace(
-        row.recipe.augmentation, **{k: v for k, v in given.items() if k in views}
-    )
-    changes = {k: v for k, v in options["settings"] if k not in own | views}
+    for (name, value), fields in zip(parts.items(), nested):
+        changed = {k: v for k, v in given.items() if k in fields}
+        of_recipe[name] = dataclasses.replace(value, **changed)
+    changes = {k: v for k, v in options.get("settings", ()) if k not in known}
     for field in ("pooling", "dropout", "stochastic_depth"):
-        if options[field] is not None:
+        if options.get(field) is not None:
             changes[field] = options[field]
     return dataclasses.replace(row.recipe, **of_recipe), changes
 
@@ -97,12 +117,12 @@ def _checkpoint(path: Path, out: Path) -> Path:
     return out / INIT
 
 
-def _model(
+def model_of(
     options: dict, row: recipes.Named, changes: dict, init: str | None, classes: int
 ) -> tuple[architecture.Architecture, PreprocessSpec]:
     """The architecture and its preprocessing: named, or after the checkpoint of --init."""
-    name = options["model"]
-    size = options["image_size"] or (row.image_size and (row.image_size, row.image_size))
+    name = options.get("model")
+    size = options.get("image_size") or (row.image_size and (row.image_size, row.image_size))
     spec = PreprocessSpec(*(size or DEFAULT_SIZE))
     if init:
         config = checkpoint.read_config(init)
@@ -131,4 +151,4 @@ def _known(changes: dict, values: dict) -> dict:
 
 
 def _resize(spec: PreprocessSpec, options: dict) -> PreprocessSpec:
-    return dataclasses.replace(spec, resize=options["resize"]) if options["resize"] else spec
+    return dataclasses.replace(spec, resize=options["resize"]) if options.get("resize") else spec

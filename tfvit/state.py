@@ -11,16 +11,23 @@ import tf_keras as keras
 from edge_demo.errors import UserError
 from edge_demo.scores import SIGMOID, SOFTMAX
 from tfvit import checkpoint, transfer
+from tfvit.checkpoint import Snapshot
 from tfvit.data import Source
-from tfvit.model import Model, build, named_weights
+from tfvit.model import Model, build
+from tfvit.objectives.labels import Labels
+from tfvit.objectives.masked_modeling import MaskedModeling
+from tfvit.objectives.objective import Objective
 from tfvit.optimizer import Optimizer
 from tfvit.recipe import DTYPES
 from tfvit.run import Run
 from tfvit.saving import Saved
 
 
-def create(run: Run, source: Source) -> tuple[Model, Optimizer]:
-    """The model of a run and its optimizer, the same for the same seed; within a strategy's scope."""
+def create(run: Run, source: Source) -> tuple[Objective, Optimizer]:
+    """What a run learns, with its model, and its optimizer, the same for the same seed.
+
+    To be called within a strategy's scope. Raises UserError if the model cannot learn that.
+    """
     recipe, labels = run.recipe, source.labels
     keras.utils.set_random_seed(recipe.seed)
     model = build(
@@ -36,7 +43,11 @@ def create(run: Run, source: Source) -> tuple[Model, Optimizer]:
     ):  # of many classes few are there: a start from one half would be far off
         model.get_layer("head").bias.assign([-math.log(len(labels))] * len(labels))
     depth = getattr(run.architecture, "depth", 0)
-    return model, Optimizer(recipe, named_weights(model), depth)
+    if recipe.pretraining:
+        objective: Objective = MaskedModeling(model, recipe)
+    else:
+        objective = Labels(model, recipe, load_teacher(run, labels))
+    return objective, Optimizer(recipe, objective.weights, depth)
 
 
 def load_teacher(run: Run, labels: tuple[str, ...]) -> Model | None:
@@ -52,12 +63,18 @@ def load_teacher(run: Run, labels: tuple[str, ...]) -> Model | None:
 
 
 def start(
-    run: Run, model: Model, optimizer: Optimizer, saved: Saved | None, say: Callable[[str], None]
+    run: Run,
+    objective: Objective,
+    optimizer: Optimizer,
+    saved: Saved | None,
+    say: Callable[[str], None],
 ) -> int:
     """Fills both from where the run starts; returns the number of steps already done."""
+    model = objective.model
     if saved:
         checkpoint.assign(model, saved.weights, "the checkpoint")
         optimizer.restore(saved.state)
+        objective.restore(saved.state)
         say(f"resuming after step {saved.step} of {run.recipe.steps}")
         return saved.step
     if run.init:
@@ -66,6 +83,11 @@ def start(
             say(line)
     optimizer.begin()
     return 0
+
+
+def snapshot(objective: Objective, optimizer: Optimizer) -> Snapshot:
+    """All that `start` needs to go on from here."""
+    return checkpoint.snapshot(objective.model, optimizer.state() | objective.state())
 
 
 @contextlib.contextmanager

@@ -21,9 +21,7 @@ from edge_demo.files import write_json
 from tfvit import checkpoint, figures, plots, runs, saving, state, strategies, watch
 from tfvit.cluster import Cluster
 from tfvit.data import Source, pipeline
-from tfvit.evaluate import classification
 from tfvit.exit_codes import Diverged, Stopped
-from tfvit.model import Model
 from tfvit.preemption import Preemption
 from tfvit.progress import progress
 from tfvit.run import Run
@@ -64,10 +62,10 @@ def train(
     if recipe.batch_size % parts:
         raise UserError(f"batch size {recipe.batch_size} does not divide into {parts} equal parts")
     with strategy.scope():
-        model, optimizer = state.create(run, source)
-        teacher = state.load_teacher(run, source.labels)
+        objective, optimizer = state.create(run, source)
+    model = objective.model
     saved = saving.newest(folder, say) if resume else None
-    start = state.start(run, model, optimizer, saved, say)
+    start = state.start(run, objective, optimizer, saved, say)
     strategies.same(strategy, start, f"the step to go on from in {folder}")
     if cluster.is_chief and not saved:
         write_json(folder / runs.RUN, run.to_json())
@@ -75,35 +73,32 @@ def train(
     unreadable: pipeline.Unreadable = {}
     how = {"cache": cache, "services": services, "unreadable": unreadable}
     batches = iter(_distributed(run, source, strategy, start, how))
-    step_function = make_train_step(model, optimizer, recipe, strategy, xla, teacher)
-    forward = classification.forward_function(model, strategy)
+    step_function = make_train_step(objective, optimizer, recipe, strategy, xla)
     size = recipe.batch_size
 
     def evaluate(step: int, row: dict, batch: dict) -> None:
         """Scores the held-out split, has the checkpoints written and says how it stands."""
         with state.averaged(optimizer):
-            predictions = classification.predict(
-                model, source, size, forward=forward, strategy=strategy
-            )
-            unreadable.update(predictions.unreadable)
-            scores = classification.score(predictions, model.labels)
-            headline = scores.headline()
-            figure = figures.best_by(headline)
+            found = objective.evaluate(source, strategy)
+            unreadable.update(found.unreadable)
+            figure = figures.best_by(found.figures)
             before = [r[figure] for r in log.rows if r["phase"] == "eval"]
-            log.add({"step": step, "phase": "eval", "epoch": row["epoch"], **headline})
-            is_best = not before or headline[figure] > max(before)
-            provenance = run.provenance(step, headline)
+            log.add({"step": step, "phase": "eval", "epoch": row["epoch"], **found.figures})
+            is_best = figures.is_better(figure, found.figures[figure], before)
+            provenance = run.provenance(step, found.figures)
             model.card = dataclasses.replace(model.card, provenance=provenance)
             best = checkpoint.snapshot(model) if is_best else None
-            if cluster.is_chief and _now_and_then(len(before) + 1):
+            if cluster.is_chief and (_now_and_then(len(before) + 1) or step == recipe.steps):
                 one = {k: strategy.experimental_local_results(x)[0] for k, x in batch.items()}
-                _show(log, step, run, model, one, scores.confusion)
-        saver.save(checkpoint.snapshot(model, optimizer.state()), best)
+                for name, picture in objective.pictures(source, one, step, found).items():
+                    log.add_image(step, name, picture)
+                    if name in objective.kept:
+                        plots.save(picture, folder / f"{name}.png")
+        saver.save(state.snapshot(objective, optimizer), best)
+        stands = objective.line(row, found.figures, source.eval.name)
         say(
-            f"step {step:>6}  epoch {row['epoch']:6.1f}  "
-            f"loss {row['loss']:.4f}  train {100 * row['top1']:5.1f} %  "
-            f"{source.eval.name} {100 * headline[figure]:5.1f} %{' *' if is_best else '  '}  "
-            f"{row['images_per_second']:6.0f} images/s"
+            f"step {step:>6}  epoch {row['epoch']:6.1f}  loss {row['loss']:.4f}  {stands}"
+            f"{' *' if is_best else '  '}  {row['images_per_second']:6.0f} images/s"
         )
 
     pending, began = [], time.perf_counter()
@@ -128,21 +123,23 @@ def train(
             if not is_evaluation and not stop and step % LOG_EVERY:
                 continue
             epoch = step * size / source.train.size
-            row = _train_row(step, epoch, pending, size, time.perf_counter() - began)
+            row = _train_row(
+                step, epoch, pending, objective.figures, size, time.perf_counter() - began
+            )
             log.add(row)
             bar.set_postfix(loss=f"{row['loss']:.3f}", refresh=False)
-            _check_loss(row, log.rows, len(model.labels), folder)
+            _check_loss(row, log.rows, objective.guess, folder)
             if is_evaluation:
                 bar.clear()
                 evaluate(step, row, batch)
             elif stop or saver.due:
                 model.card = dataclasses.replace(model.card, provenance=run.provenance(step, {}))
-                saver.save(checkpoint.snapshot(model, optimizer.state()))
+                saver.save(state.snapshot(objective, optimizer))
             if stop:
                 saver.wait()
                 raise Stopped(
                     f"stopped after step {step} of {recipe.steps}, all saved; "
-                    f"go on with: tfvit train --out {folder} --resume",
+                    f"go on with: tfvit {run.command} --out {folder} --resume",
                     stop,
                 )
             pending, began = [], time.perf_counter()
@@ -183,8 +180,15 @@ def _distributed(
     return strategy.distribute_datasets_from_function(share)
 
 
-def _train_row(step: int, epoch: float, pending: list[dict], size: int, seconds: float) -> dict:
-    """One row of metrics over the steps since the last."""
+def _train_row(
+    step: int,
+    epoch: float,
+    pending: list[dict],
+    figures: Sequence[str],
+    size: int,
+    seconds: float,
+) -> dict:
+    """One row of metrics over the steps since the last; figures: of the objective."""
     sums = {name: np.array([float(p[name]) for p in pending]) for name in pending[0]}
     images = max(sums["images"].sum(), 1)
     return {
@@ -192,20 +196,20 @@ def _train_row(step: int, epoch: float, pending: list[dict], size: int, seconds:
         "phase": "train",
         "epoch": epoch,
         "loss": sums["loss"].sum() / images,
-        "top1": sums["right"].sum() / images,
+        **{name: sums[name].sum() / images for name in figures},
         "gradient_norm": sums["gradient_norm"].mean(),
         "learning_rate": sums["learning_rate"][-1],
         "images_per_second": len(pending) * size / seconds,
     }
 
 
-def _check_loss(row: dict, rows: list[dict], classes: int, folder: Path) -> None:
+def _check_loss(row: dict, rows: list[dict], guess: float, folder: Path) -> None:
     """Diverged if a row of metrics shows that the weights are no good any more."""
     first = next(r["loss"] for r in rows if r["phase"] == "train")
     what = None
     if not math.isfinite(row["loss"]) or not math.isfinite(row["gradient_norm"]):
         what = f"the loss is {row['loss']} and the gradient's norm {row['gradient_norm']}"
-    elif row["loss"] > TOO_HIGH * max(first, math.log(classes)):
+    elif row["loss"] > TOO_HIGH * max(first, guess):
         what = f"the loss grew from {first:.3g} to {row['loss']:.3g}"
     if what:
         raise Diverged(
@@ -217,15 +221,3 @@ def _check_loss(row: dict, rows: list[dict], classes: int, folder: Path) -> None
 def _now_and_then(evaluation: int) -> bool:
     """Whether pictures are shown at this evaluation: the first, the second, the fourth, the eighth..."""
     return evaluation & (evaluation - 1) == 0
-
-
-def _show(
-    log: runs.MetricsLog, step: int, run: Run, model: Model, batch: dict, confusion: list
-) -> None:
-    """Puts a batch as the model gets it, where it looks and what it confuses into TensorBoard."""
-    shown = watch.as_trained_on(batch, run.recipe, step, model.labels)
-    log.add_image(step, "batch", watch.augmented_batch(*shown))
-    log.add_image(step, "confusion", watch.confusion(confusion, model.labels))
-    attention = watch.attention_maps(model, batch["pixels"].numpy())
-    if attention is not None:
-        log.add_image(step, "attention", attention)

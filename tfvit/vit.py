@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
+
 import tensorflow as tf
 import tf_keras as keras
 
@@ -75,6 +78,47 @@ def graph(arch: Architecture, images: tf.Tensor, policy, remat: bool = False) ->
         y = head(y, arch.num_classes, HEADS[1])
         logits = keras.layers.Average(name="mean", dtype="float32")([logits, y])
     return logits
+
+
+@dataclasses.dataclass(frozen=True)
+class Stages:
+    """The way through a built model to its last norm, in steps that share its weights.
+
+    embed: normalised images [b, height, width, 3] -> patches [b, n, d], of which nobody knows where they are.
+    place: patches [b, n, d] -> the sequence [b, prefix tokens + n, d], with positions.
+    encode: tokens [b, m, d], as many as there are -> [b, m, d]. All take `training` as well.
+    weights: all that these steps have, by name.
+    """
+
+    embed: Callable[..., tf.Tensor]
+    place: Callable[..., tf.Tensor]
+    encode: Callable[..., tf.Tensor]
+    weights: dict[str, tf.Variable]
+
+
+def stages(model: keras.Model) -> Stages:
+    """The stages of a model that `graph` has built."""
+    arch = model.architecture
+    embedded, placed = (model.get_layer(n).output for n in ("embedding", "position/dropout"))
+    first, second = keras.Model(model.input, embedded), keras.Model(embedded, placed)
+    blocks = [model.get_layer(f"block_{i}") for i in range(arch.depth)]
+    norm = model.get_layer("norm")
+
+    def embed(images: tf.Tensor, training: bool = False) -> tf.Tensor:
+        x = first(images, training=training)
+        return tf.reshape(x, [-1, arch.grid[0] * arch.grid[1], arch.width])
+
+    def place(x: tf.Tensor, training: bool = False) -> tf.Tensor:
+        return second(tf.reshape(x, [-1, *arch.grid, arch.width]), training=training)
+
+    def encode(x: tf.Tensor, training: bool = False) -> tf.Tensor:
+        for block in blocks:
+            x = block(x, training=training)
+        return norm(x)
+
+    parts = (first, second, *blocks, norm)
+    weights = {w.name.removesuffix(":0"): w for part in parts for w in part.weights}
+    return Stages(embed, place, encode, weights)
 
 
 def _tokens(x: tf.Tensor, arch: Architecture, policy) -> tf.Tensor:

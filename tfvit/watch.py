@@ -15,8 +15,6 @@ from PIL import Image
 from tfvit import plots, runs
 from tfvit.architecture import ResNetArchitecture
 from tfvit.model import Model
-from tfvit.recipe import Recipe
-from tfvit.step import prepared
 
 MOST_PICTURES, MOST_MAPS = 16, 4  # of a batch that are shown; whose attention is
 PROFILED = range(10, 15)  # steps after the first: by then everything is traced, compiled and warm
@@ -26,6 +24,11 @@ def augmented_batch(pixels: np.ndarray, captions: list[str]) -> np.ndarray:
     """The first pictures of a batch as the model sees them, uint8 [b, height, width, 3], as one picture."""
     shown = slice(MOST_PICTURES)
     return _drawn(plots.batch_grid, pixels[shown], captions[shown])
+
+
+def rows(pictures: dict[str, np.ndarray]) -> np.ndarray:
+    """Rows of pictures, each uint8 [b, height, width, 3], by name, as one picture."""
+    return _drawn(plots.picture_rows, pictures)
 
 
 def confusion(counts: list[list[int]], labels: tuple[str, ...]) -> np.ndarray:
@@ -59,15 +62,6 @@ def captions(targets: np.ndarray, labels: tuple[str, ...]) -> list[str]:
         whole = len(most) == 1 and shares[most[0]] == 1
         found.append(", ".join(labels[i] + ("" if whole else f" {shares[i]:.2f}") for i in most))
     return found
-
-
-def as_trained_on(
-    batch: dict, recipe: Recipe, step: int, labels: tuple[str, ...]
-) -> tuple[np.ndarray, list[str]]:
-    """A batch of the pipeline as the model gets it, mixed: pixels uint8 [b, height, width, 3], captions."""
-    seen = prepared(batch, tf.constant([recipe.seed, step]), recipe, len(labels))
-    pixels = np.clip(np.round(seen["pixels"].numpy()), 0, 255).astype(np.uint8)
-    return pixels, captions(seen["targets"].numpy(), labels)
 
 
 @contextlib.contextmanager

@@ -11,7 +11,9 @@ import tensorflow as tf
 import tf_keras as keras
 
 from tfvit import architecture
-from tfvit.model import build, named_weights
+from tfvit.model import build
+from tfvit.objectives.labels import Labels
+from tfvit.objectives.masked_modeling import MaskedModeling
 from tfvit.optimizer import Optimizer
 from tfvit.recipe import Recipe
 from tfvit.recipes import RECIPES
@@ -27,6 +29,8 @@ PUBLISHED = {
     "finetune-cifar10": (10_000, 500),
     "bigvision-s16": (112_603, 10_000),
     "deit": (375_342, 6_256),
+    "paper-masked-patch": (1_000_000, 10_000),
+    "paper-mae": (250_228, 12_511),
 }
 
 
@@ -66,9 +70,12 @@ def train(row, strategy=None, chance=True, steps=3, **changes):
     with strategy.scope():
         model = build(arch)
         teacher = build(arch) if recipe.distillation == "hard" else None
-        optimizer = Optimizer(recipe, named_weights(model), arch.depth)
+        learnt = (
+            MaskedModeling(model, recipe) if recipe.pretraining else Labels(model, recipe, teacher)
+        )
+        optimizer = Optimizer(recipe, learnt.weights, arch.depth)
     optimizer.begin()
-    step = make_train_step(model, optimizer, recipe, strategy, True, teacher)
+    step = make_train_step(learnt, optimizer, recipe, strategy, True)
     rng = np.random.default_rng(0)
     batch = {
         "pixels": rng.integers(0, 256, (BATCH, SIZE, SIZE, 3)).astype(np.uint8),

@@ -5,9 +5,9 @@ from __future__ import annotations
 import click
 
 from edge_demo import files
-from edge_demo.option_types import Counts, Number
-from edge_demo.tables import table
-from tfvit.options import PATH, data_options, name_unreadable, need
+from edge_demo.option_types import Counts
+from edge_demo.tables import percent, table
+from tfvit.options import PATH, data_options, few_shot_options, name_unreadable, need
 
 
 @click.command()
@@ -20,16 +20,7 @@ from tfvit.options import PATH, data_options, name_unreadable, need
     show_default=True,
     help="Training images of each class.",
 )
-@click.option(
-    "--seeds", type=click.IntRange(1, 1000), default=5, show_default=True, help="Draws of them."
-)
-@click.option(
-    "--l2",
-    type=Number(0, min_open=True),
-    default=1024,
-    show_default=True,
-    help="Penalty that is the same for all shots and data sets.",
-)
+@few_shot_options
 @click.option("--batch-size", type=click.IntRange(1), default=64, show_default=True)
 @click.option("--threads", type=click.IntRange(1), help="CPU threads of a .tflite.")
 @click.option("--json", "json_file", type=PATH, help="Write the figures to a file.")
@@ -64,7 +55,7 @@ def fewshot(models, shots, seeds, l2, batch_size, threads, json_file, plot, **op
         for name, figures in ((f"{l2:g}", result.fixed), ("chosen", result.chosen)):
             if not figures:
                 continue
-            cells = {row.shots: _with_spread(row) for row in figures}
+            cells = {row.shots: percent(row.mean, row.std) for row in figures}
             rows.append([model, name, *(cells.get(n, "-") for n in shots)])
     click.echo(table(rows, header, left=2))
     images = result.images
@@ -81,9 +72,3 @@ def fewshot(models, shots, seeds, l2, batch_size, threads, json_file, plot, **op
     if plot:
         plots.few_shot(found, plot, source.name)
     name_unreadable(result.unreadable)
-
-
-def _with_spread(row) -> str:
-    """0.9731 and 0.02 as "97.31 ± 2.00 %"."""
-    spread = "" if row.std is None else f" ± {100 * row.std:.2f}"
-    return f"{100 * row.mean:.2f}{spread} %"

@@ -8,6 +8,7 @@ import click
 
 from edge_demo.errors import UserError
 
+RUNS = ("train", "pretrain")
 CONTEXT = {"ignore_unknown_options": True}
 
 
@@ -23,7 +24,7 @@ CONTEXT = {"ignore_unknown_options": True}
 @click.argument("arguments", nargs=-1, required=True, type=click.UNPROCESSED)
 @click.pass_context
 def launch(ctx, workers, retries, arguments):
-    """Run `tfvit train ...` as several workers on this machine, again with --resume if one is lost.
+    """Run `tfvit train ...` or `pretrain` as several workers here, again with --resume if one is lost.
 
     What the chief says is shown; the others write to workers/N.log in the run's folder. Ctrl-C and
     SIGTERM reach all of them, which save and stop.
@@ -34,9 +35,9 @@ def launch(ctx, workers, retries, arguments):
     """
     from tfvit import launch as launching
 
-    if arguments[0] != "train":
+    if arguments[0] not in RUNS:
         raise UserError(
-            f"launch runs train, not {arguments[0]}: tfvit launch --workers 2 -- train ..."
+            f"launch runs {' or '.join(RUNS)}, not {arguments[0]}: tfvit launch --workers 2 -- train ..."
         )
     ctx.exit(
         launching.launch(
@@ -51,4 +52,4 @@ def _out(arguments: tuple[str, ...]) -> Path:
         name, separator, joined = argument.partition("=")
         if name == "--out" and (joined if separator else value):
             return Path(joined if separator else value)
-    raise UserError("train needs --out: the folder of the run")
+    raise UserError(f"{arguments[0]} needs --out: the folder of the run")

@@ -5,6 +5,9 @@ Each has a folder per class, or a `labels.csv` (`tfvit.data.label_file`).
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import numpy as np
 import tensorflow as tf
 
@@ -39,18 +42,35 @@ def open_folder(options: DataOptions, eval_names: tuple[str, ...]) -> Source:
     training classes, a labels.csv is not one, or there is nothing held out and `options.holdout` is not
     given.
     """
-    root = storage.place(options.data)
-    with storage.reachable(root):
+    with opened(options.data) as root:
         return _open(root, options, eval_names)
 
 
-def _open(root: Place, options: DataOptions, eval_names: tuple[str, ...]) -> Source:
-    if not root.is_dir():
-        reason = "not a folder" if root.exists() else "no such folder"
-        raise UserError(f"{root}: {reason} (--data takes a folder, tfds:NAME or digits)")
+@contextlib.contextmanager
+def opened(data: str) -> Iterator[Place]:
+    """The folder that `--data` names; UserError if there is none or it cannot be reached."""
+    root = storage.place(data)
+    with storage.reachable(root):
+        if not root.is_dir():
+            reason = "not a folder" if root.exists() else "no such folder"
+            raise UserError(f"{root}: {reason} (--data takes a folder, tfds:NAME or digits)")
+        yield root
+
+
+def named_splits(root: Place, options: DataOptions) -> list[str]:
+    """The folders inside that are splits by their name, or are asked for."""
     known = (*TRAIN_NAMES, *VALIDATION_NAMES, *TEST_NAMES)
     asked = (options.train_split, options.eval_split)
-    available = [d.name for d in _folders(root) if d.name in known or d.name in asked]
+    return [d.name for d in _folders(root) if d.name in known or d.name in asked]
+
+
+def pictures(folder: Place) -> list[Place]:
+    """All pictures below a folder, in order."""
+    return [p for p in storage.files(folder) if p.suffix.lower() in EXTENSIONS]
+
+
+def _open(root: Place, options: DataOptions, eval_names: tuple[str, ...]) -> Source:
+    available = named_splits(root, options)
     if not available:
         return _one_part(root, options)
     if options.holdout is not None:
@@ -68,7 +88,7 @@ def _open(root: Place, options: DataOptions, eval_names: tuple[str, ...]) -> Sou
     labels, splits = None, []
     for name in chosen:
         labels, files = _labelled_files(root / name, labels)
-        splits.append(_split(name, files, labels))
+        splits.append(split_of(name, files, len(labels)))
     return Source(options.data, labels, splits[0] if train else None, splits[-1], bool(several))
 
 
@@ -79,10 +99,7 @@ def _one_part(root: Place, options: DataOptions) -> Source:
     no_named_splits(options)
     labels, files = _labelled_files(root, None)
     several = (root / LABEL_FILE).is_file()
-    parts: dict[bool, Files] = {False: [], True: []}
-    for path, label in files:
-        content = storage.read(path, HASHED_BYTES) + str(storage.size(path)).encode()
-        parts[held_out(content, options.holdout)].append((path, label))
+    parts = by_content(files, options.holdout)
     for part, what in ((parts[False], "training"), (parts[True], "held out")):
         if several and part is parts[True] and part:  # a rare label may be missing there
             continue
@@ -91,9 +108,19 @@ def _one_part(root: Place, options: DataOptions) -> Source:
             name = labels[min(missing)]
             raise UserError(f"{root / name}: no image falls into the {what} part; change --split")
     train, held = (
-        _split(name, parts[key], labels) for name, key in (("train", False), ("held out", True))
+        split_of(name, parts[key], len(labels))
+        for name, key in (("train", False), ("held out", True))
     )
     return Source(options.data, labels, train, held, several)
+
+
+def by_content(files: Files, share: float) -> dict[bool, Files]:
+    """The files in two parts, held out or not."""
+    parts: dict[bool, Files] = {False: [], True: []}
+    for path, label in files:
+        content = storage.read(path, HASHED_BYTES) + str(storage.size(path)).encode()
+        parts[held_out(content, share)].append((path, label))
+    return parts
 
 
 def _folders(root: Place) -> list[Place]:
@@ -121,20 +148,21 @@ def _labelled_files(root: Place, labels: tuple[str, ...] | None) -> tuple[tuple[
     for folder in folders:
         if folder.name not in names:
             raise UserError(f"{folder}: class {folder.name!r} is not among {', '.join(names)}")
-        found = [p for p in storage.files(folder) if p.suffix.lower() in EXTENSIONS]
+        found = pictures(folder)
         if not found:
             raise UserError(f"{folder}: no images ({', '.join(EXTENSIONS)}) of this class")
         files += [(p, names.index(folder.name)) for p in found]
     return names, files
 
 
-def _split(name: str, files: Files, labels: tuple[str, ...]) -> Split:
+def split_of(name: str, files: Files, num_classes: int) -> Split:
+    """The split of some files."""
     paths = [str(path) for path, _ in files]
     tensor = tf.constant(paths)
     return indexed_split(
         name,
         paths,
         [label for _, label in files],
-        len(labels),
+        num_classes,
         lambda i: tf.io.read_file(tf.gather(tensor, i)),
     )

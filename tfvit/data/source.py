@@ -45,7 +45,7 @@ class Split:
 class DataOptions:
     """Which data a command uses: the options every command shares.
 
-    data: a folder, "tfds:NAME[:CONFIG]" or "digits".
+    data: a folder, "tfds:NAME[:CONFIG]", "vtab:TASK" or "digits".
     holdout: part of a folder without train/ and test/ that is held out, 0-1.
     train_split, eval_split: names of folders or TFDS split expressions; None chooses.
     fraction: part of the training split that is used, 0-1; None is all of it. See `share`.
@@ -74,27 +74,48 @@ class Source:
     classes: tuple[int, ...] | None = None
 
 
+UNLABELLED = {"labels": ("0",), "multi_label": False}  # as a backbone is imported
 TRAIN_NAMES = ("train",)
 VALIDATION_NAMES = ("val", "validation", "valid")
 TEST_NAMES = ("test",)
 
 
-def open_source(options: DataOptions, *, prefer: str = "test") -> Source:
+def open_source(options: DataOptions, *, prefer: str = "test", labelled: bool = True) -> Source:
     """The data set that `options` names, with its training and held-out split.
 
     prefer: which held-out split to take where there are both: "test", or "val" while training.
+    labelled: False takes a folder's pictures wherever they are in it, and any other set's as they are; all
+        have the one label of a model without classes.
     Raises UserError if it does not exist, has an empty class, or a split is missing.
     """
-    from tfvit.data import digits, folder, tfds_source  # each is also a user of this module
+    from tfvit.data import (
+        digits,
+        folder,
+        tfds_source,
+        unlabelled,
+        vtab,
+    )  # users of this module, too
 
     names = TEST_NAMES + VALIDATION_NAMES if prefer == "test" else VALIDATION_NAMES + TEST_NAMES
+    fraction = options.fraction
     if options.data.startswith("tfds:"):
-        return tfds_source.open_tfds(options, names)
-    is_digits = options.data == "digits" and not Path("digits").is_dir()
-    source = digits.open_digits(options) if is_digits else folder.open_folder(options, names)
-    if options.fraction is None or source.train is None:
+        source, fraction = (
+            tfds_source.open_tfds(options, names),
+            None,
+        )  # it takes the fraction itself
+    elif options.data.startswith("vtab:"):
+        source = vtab.open_vtab(options, prefer)
+    elif options.data == "digits" and not Path("digits").is_dir():
+        source = digits.open_digits(options)
+    elif labelled:
+        source = folder.open_folder(options, names)
+    else:
+        source = unlabelled.open_pictures(options, names)
+    if not labelled:
+        source = dataclasses.replace(source, **UNLABELLED)
+    if fraction is None or source.train is None:
         return source
-    return dataclasses.replace(source, train=share(source.train, options.fraction))
+    return dataclasses.replace(source, train=share(source.train, fraction))
 
 
 def choose(
@@ -200,6 +221,13 @@ def share(split: Split, fraction: float) -> Split:
         places = generator.permutation(np.flatnonzero(of_class == number))
         chosen.append(places[: max(1, round(fraction * len(places)))])
     return part(split, np.sort(np.concatenate(chosen)))
+
+
+def in_memory(split: Split, num_classes: int) -> Split:
+    """The same examples, one label each, read once; their files are kept, and come in any order."""
+    (examples,) = split.in_order().batch(split.size).as_numpy_iterator()
+    names, labels, data = examples["name"], examples["label"], tf.constant(examples["data"])
+    return indexed_split(split.name, names, labels, num_classes, lambda at: tf.gather(data, at))
 
 
 def evenly_spaced(split: Split, count: int) -> Split:

@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import itertools
 import logging
+import operator
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -33,24 +34,26 @@ SHUFFLE_BUFFER = 16_384  # encoded examples
 
 
 @dataclasses.dataclass(frozen=True)
-class Labels:
-    """Where the labels of an example are: path, the keys that lead there; several: any number of them."""
+class Fields:
+    """What of an example of a set is its picture and its label.
 
-    path: tuple[str, ...]
+    image: the feature that is the picture. names: of the classes.
+    number: the features of an example -> its class number, or numbers, as TensorFlow ops.
+    several: whether there may be any number of them.
+    recoded: what is done to the encoded picture, as TensorFlow ops.
+    """
+
+    image: str
     names: tuple[str, ...]
-    several: bool
+    number: Callable[[dict], tf.Tensor]
+    several: bool = False
+    recoded: Callable[[tf.Tensor], tf.Tensor] = tf.identity
 
-    def inside(self, values: dict):
-        """The class number of an example, or numbers, as TFDS has them."""
-        for key in self.path:
-            values = values[key]
-        return values
+    def numbers(self, values: dict) -> tf.Tensor:
+        """The class number of an example, or numbers, int64."""
+        return tf.cast(self.number(values), tf.int64)
 
-    def of(self, values: dict) -> tf.Tensor:
-        """The label of an example as a Source has it."""
-        return self.shaped(tf.cast(self.inside(values), tf.int64))
-
-    def shaped(self, numbers: tf.Tensor) -> tf.Tensor:
+    def label(self, numbers: tf.Tensor) -> tf.Tensor:
         """Class numbers int64, [] or [n], as a Source has them."""
         return multi_hot(numbers, len(self.names)) if self.several else numbers
 
@@ -61,23 +64,16 @@ def open_tfds(options: DataOptions, eval_names: tuple[str, ...]) -> Source:
     Raises UserError if the name or a split does not exist, the set has no single image and label or
     labels, or it cannot be downloaded.
     """
-    import tensorflow_datasets as tfds
-
     if options.holdout is not None:
         raise UserError("--split is for image folders; for TFDS use --train-split 'train[:90%]'")
-    builder = _builder(tfds, options.data)
-    logging.getLogger("urllib3").setLevel(logging.ERROR)  # a line for each retry of a download
-    try:
-        builder.download_and_prepare()
-    except Exception as error:  # whatever the download met: the network, a disk, a manual step
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(f"{options.data}: cannot be downloaded or prepared ({reason})") from None
+    name, _, config = options.data.removeprefix("tfds:").partition(":")
+    builder = prepared(f"{name}/{config}" if config else name, options.data)
     info = builder.info
-    image, labels = _features(tfds, info, options.data)
+    fields = _fields(info, options.data)
 
     def split(asked: str | None, names: tuple[str, ...]) -> Split | None:
         chosen = asked or choose(list(info.splits), None, names, options.data)
-        return _split(tfds, builder, options.data, chosen, image, labels) if chosen else None
+        return read_split(builder, options.data, chosen, chosen, fields) if chosen else None
 
     held = split(options.eval_split, eval_names)
     if held is None:
@@ -87,26 +83,44 @@ def open_tfds(options: DataOptions, eval_names: tuple[str, ...]) -> Source:
         )
     train = split(options.train_split, TRAIN_NAMES)
     if train and options.fraction is not None:
-        some = _share(tfds, builder, train.name, options.fraction)
-        train = _split(tfds, builder, options.data, some, image, labels)
+        some = _share(builder, train.name, options.fraction)
+        train = read_split(builder, options.data, some, some, fields)
     classes = imagenet.SUBSETS.get(builder.name)
-    return Source(options.data, labels.names, train, held, labels.several, classes)
+    return Source(options.data, fields.names, train, held, fields.several, classes)
 
 
-def _builder(tfds, data: str):
-    name, _, config = data.removeprefix("tfds:").partition(":")
+def prepared(name: str, data: str):
+    """The builder of a set, "NAME" or "NAME/CONFIG", downloaded and prepared by TFDS on first use.
+
+    data: what the user calls it. Raises UserError if there is none or it cannot be downloaded.
+    """
+    builder = _builder(name, data)
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # a line for each retry of a download
     try:
-        return tfds.builder(f"{name}/{config}" if config else name)
+        builder.download_and_prepare()
+    except Exception as error:  # whatever the download met: the network, a disk, a manual step
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"{data}: cannot be downloaded or prepared ({reason})") from None
+    return builder
+
+
+def _builder(name: str, data: str):
+    import tensorflow_datasets as tfds
+
+    try:
+        return tfds.builder(name)
     except tfds.core.registered.DatasetNotFoundError:
-        close = difflib.get_close_matches(name, tfds.list_builders(), n=1)
+        close = difflib.get_close_matches(name.partition("/")[0], tfds.list_builders(), n=1)
         hint = f"did you mean tfds:{close[0]}?" if close else "tfds.list_builders() lists them"
         raise UserError(f"{data}: no such TFDS set; {hint}") from None
     except Exception as error:  # an unknown config, an invalid name, a missing import of the set
         raise UserError(f"{data}: {' '.join(str(error).split())[:300]}") from None
 
 
-def _features(tfds, info, data: str) -> tuple[str, Labels]:
-    """The name of the one image of an example, and its label or labels."""
+def _fields(info, data: str) -> Fields:
+    """The one image of an example, and its label or labels."""
+    import tensorflow_datasets as tfds
+
     kinds = tfds.features
 
     def of(kind: type, features: dict) -> list[str]:
@@ -115,26 +129,32 @@ def _features(tfds, info, data: str) -> tuple[str, Labels]:
     images, single = of(kinds.Image, info.features), of(kinds.ClassLabel, info.features)
     keys = info.supervised_keys or (images[:1] + single[:1] if len(images + single) == 2 else ())
     if len(keys) == 2 and keys[0] in images and keys[1] in single:
-        return keys[0], Labels((keys[1],), tuple(info.features[keys[1]].names), False)
-    found = []
+        return Fields(keys[0], tuple(info.features[keys[1]].names), operator.itemgetter(keys[1]))
+    own, of_objects = [], []
     for key in of(kinds.Sequence, info.features):
         inner = info.features[key].feature
         if isinstance(inner, kinds.ClassLabel):
-            found.append(Labels((key,), tuple(inner.names), True))
+            own.append((inner.names, operator.itemgetter(key)))
         elif isinstance(inner, kinds.FeaturesDict):
             names = of(kinds.ClassLabel, inner)
             label = "label" if "label" in names else names[0] if len(names) == 1 else None
-            found += [Labels((key, label), tuple(inner[label].names), True)] if label else []
-    if len(images) != 1 or single or not found:
+            if label:
+                of_objects.append((inner[label].names, lambda x, a=key, b=label: x[a][b]))
+    if len(images) != 1 or single or not own + of_objects:
         raise UserError(f"{data}: not a set of images with one label or several each")
-    return images[0], min(
-        found, key=lambda labels: len(labels.path)
-    )  # the picture's before its objects'
+    names, number = (own + of_objects)[0]
+    return Fields(images[0], tuple(names), number, several=True)
 
 
-def _split(tfds, builder, data: str, name: str, image: str, labels: Labels) -> Split:
+def read_split(builder, data: str, name: str, expression: str, fields: Fields) -> Split:
+    """A split of a prepared set by the expression that TFDS has for it, and the name that it gets here.
+
+    Raises UserError if TFDS does not know it or it is empty.
+    """
+    import tensorflow_datasets as tfds
+
     try:
-        size = builder.info.splits[name].num_examples
+        size = builder.info.splits[expression].num_examples
     except Exception as error:  # TFDS has several for an invalid expression
         known = ", ".join(builder.info.splits)
         reason = " ".join(str(error).split())[:300]
@@ -142,7 +162,7 @@ def _split(tfds, builder, data: str, name: str, image: str, labels: Labels) -> S
     if not size:
         raise UserError(f"{data}: split {name!r} is empty")
 
-    as_it_is = {image: tfds.decode.SkipDecoding()}
+    as_it_is = {fields.image: tfds.decode.SkipDecoding()}
 
     has_names = FILE_NAME in builder.info.features
 
@@ -152,18 +172,21 @@ def _split(tfds, builder, data: str, name: str, image: str, labels: Labels) -> S
         return tf.strings.join([f"{data}/{name}", tf.strings.as_string(place)], "#")
 
     if builder.info.file_format == tfds.core.FileFormat.ARRAY_RECORD:
-        records = builder.as_data_source(split=name, decoders=as_it_is)
-        return random_access(name, size, _record(records, image, labels, called))
+        records = builder.as_data_source(split=expression, decoders=as_it_is)
+        return random_access(name, size, _record(records, fields, called))
 
     def named(place: tf.Tensor, values: dict) -> dict[str, tf.Tensor]:
-        name = called(place, values.get(FILE_NAME))
-        return {"name": name, "data": values[image], "label": labels.of(values)}
+        return {
+            "name": called(place, values.get(FILE_NAME)),
+            "data": fields.recoded(values[fields.image]),
+            "label": fields.label(fields.numbers(values)),
+        }
 
     def numbered(index: tf.Tensor, values: dict) -> dict[str, tf.Tensor]:
         return {"index": index, **values}
 
     def stored() -> Stream:
-        dataset = builder.as_dataset(split=name, shuffle_files=False, decoders=as_it_is)
+        dataset = builder.as_dataset(split=expression, shuffle_files=False, decoders=as_it_is)
         return dataset.enumerate().map(named)
 
     def in_order() -> Stream:
@@ -183,11 +206,13 @@ def _split(tfds, builder, data: str, name: str, image: str, labels: Labels) -> S
     return Split(name, size, None, in_order, shuffled)
 
 
-def _share(tfds, builder, name: str, fraction: float) -> str:
+def _share(builder, name: str, fraction: float) -> str:
     """The expression for the first part of a split, or of each of the splits that it adds up.
 
     TFDS writes most sets in a random order, so that the classes are in it about as they are in all.
     """
+    import tensorflow_datasets as tfds
+
     splits, parts = builder.info.splits, []
     for each in tfds.core.ReadInstruction.from_spec(name).to_absolute(splits):
         first, end = each.from_ or 0, each.to or splits[each.splitname].num_examples
@@ -198,26 +223,25 @@ def _share(tfds, builder, name: str, fraction: float) -> str:
 
 def _record(
     records: Sequence[dict],
-    image: str,
-    labels: Labels,
+    fields: Fields,
     called: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
 ) -> Callable[[tf.Tensor, tf.Tensor], dict[str, tf.Tensor]]:
     """`Split.at` of ArrayRecord files, which give any record without those before it."""
 
     def read(place: np.int64) -> tuple[bytes, np.ndarray, bytes]:
         values = records[int(place)]
-        numbers = np.asarray(labels.inside(values), np.int64)
-        return values[image], numbers, values.get(FILE_NAME, b"")
+        numbers = np.asarray(fields.numbers(values))
+        return values[fields.image], numbers, values.get(FILE_NAME, b"")
 
     def at(index: tf.Tensor, place: tf.Tensor) -> dict[str, tf.Tensor]:
         outputs = [tf.string, tf.int64, tf.string]
         encoded, numbers, file_name = tf.numpy_function(read, [place], outputs, stateful=False)
-        numbers = tf.ensure_shape(numbers, [None] if labels.several else [])
+        numbers = tf.ensure_shape(numbers, [None] if fields.several else [])
         return {
             "index": index,
             "name": tf.ensure_shape(called(place, file_name), []),
-            "data": tf.ensure_shape(encoded, []),
-            "label": labels.shaped(numbers),
+            "data": fields.recoded(tf.ensure_shape(encoded, [])),
+            "label": fields.label(numbers),
         }
 
     return at

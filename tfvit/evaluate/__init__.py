@@ -9,6 +9,7 @@ fewshot.py         ridge regression on features of a few images per class
 corruptions.py     ImageNet-C's 15 corruptions of pixels; textures.py, what weather is made of
 robustness.py      accuracy of several models on corrupted pictures
 probe.py           a linear classifier on features of all of them
+vtab.py            fine-tuning for the 19 tasks of VTAB-1k
 """
 
 from tfvit.evaluate.classification import Scores, predict, predict_pixels, predict_tflite, score

@@ -110,6 +110,28 @@ def predict(
     return dataclasses.replace(found, labels=labels, scores=model.scores)
 
 
+def batches(
+    split: Split,
+    spec: PreprocessSpec,
+    batch_size: int,
+    strategy: tf.distribute.Strategy,
+    unreadable: Unreadable,
+    names: list[str] | None = None,
+) -> tf.distribute.DistributedDataset:
+    """`pipeline.eval_batches`, distributed by a strategy."""
+
+    def share(context: tf.distribute.InputContext) -> tf.data.Dataset:
+        return pipeline.eval_batches(
+            *(split, spec, batch_size),
+            unreadable=unreadable,
+            names=names,
+            replicas=context.num_replicas_in_sync,
+            shard=(context.input_pipeline_id, context.num_input_pipelines),
+        )
+
+    return strategy.distribute_datasets_from_function(share)
+
+
 def outputs(
     forward: Callable,
     split: Split,
@@ -126,19 +148,9 @@ def outputs(
     strategy = strategy or tf.distribute.get_strategy()
     unreadable: Unreadable = {}
     names: list[str] = []
-
-    def share(context: tf.distribute.InputContext) -> tf.data.Dataset:
-        return pipeline.eval_batches(
-            *(split, spec, batch_size),
-            unreadable=unreadable,
-            names=names,
-            replicas=context.num_replicas_in_sync,
-            shard=(context.input_pipeline_id, context.num_input_pipelines),
-        )
-
     found, labels = [], []
     with progress(split.size, label, "img") as bar:
-        for batch in strategy.distribute_datasets_from_function(share):
+        for batch in batches(split, spec, batch_size, strategy, unreadable, names):
             values, truth, mask = forward(batch)
             found.append(values[mask > 0])
             labels.append(truth[mask > 0])

@@ -129,6 +129,7 @@ def measure(read: Reader, source: Source, shots: Sequence[int], seeds: int, l2: 
     class are among its 10. l2: the fixed one.
     Raises UserError if there are too few images of a class, none to learn from or several labels a picture.
     """
+    check(source, max(shots))
     train, draws = _training(read, source, max(shots), seeds)
     tested, classes = read(source.eval), len(source.labels)
     fixed, chosen = [], []
@@ -144,6 +145,13 @@ def measure(read: Reader, source: Source, shots: Sequence[int], seeds: int, l2: 
     return Found(tuple(fixed), tuple(chosen), len(tested.labels), unreadable)
 
 
+def check(source: Source, shots: int) -> None:
+    """UserError if a source cannot give so many images of each class, as far as is known without reading."""
+    split = features.to_learn_from(source)
+    if split.counts is not None:
+        _check(split.counts, source, shots)
+
+
 def draw(labels: np.ndarray, classes: int, shots: int, seeds: int) -> np.ndarray:
     """Where the images lie that each seed draws from labels [n]: int64 [seeds, classes, shots]."""
     generators = map(np.random.default_rng, range(seeds))
@@ -155,9 +163,8 @@ def draw(labels: np.ndarray, classes: int, shots: int, seeds: int) -> np.ndarray
 
 def _training(read: Reader, source: Source, shots: int, seeds: int) -> tuple[Features, np.ndarray]:
     """Features of training images, all that are drawn at least, and which of them are: see `draw`."""
-    split, classes = features.to_learn_from(source), len(source.labels)
+    split, classes = source.train, len(source.labels)
     if split.at is not None and split.labels is not None:
-        _check(split.counts, source, shots)
         places = draw(np.asarray(split.labels), classes, shots, seeds)
         some, rows = np.unique(places, return_inverse=True)
         found = read(part(split, some))
