@@ -86,4 +86,5 @@ def _replace(path: Path, new: Path, previous: Path | None = None) -> None:
 
 
 def _old(path: Path) -> Path:
-    return path.with_name(f".{path.name}.old")
+    path = path.absolute()  # "." has no name
+    return path.parent / f".{path.name}.old"

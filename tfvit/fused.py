@@ -144,19 +144,26 @@ def attend(queries, x, kernels, biases, heads, distances=None):
 
     distances: learned vectors [m, n, d / heads] which the queries meet too (paper, appendix D.4).
     """
-    d = x.shape[-1]
+    attention = probabilities(queries, x, kernels, biases, heads, distances)
+    context = tf.matmul(attention, _split(x, kernels[2], biases and biases[2], heads))
+    return tf.reshape(tf.transpose(context, [0, 2, 1, 3]), [-1, *queries.shape[1:]])
 
-    def split(part: int) -> tf.Tensor:  # [b, n, d] -> [b, heads, n, d / heads]
-        y = queries if part == 0 else x
-        y = plain_dense(y, kernels[part], biases and biases[part])
-        return tf.transpose(tf.reshape(y, [-1, y.shape[1], heads, d // heads]), [0, 2, 1, 3])
 
-    q = split(0) * (d // heads) ** -0.5
-    scores = tf.matmul(q, split(1), transpose_b=True)  # [b, heads, m, n]
+def probabilities(queries, x, kernels, biases, heads, distances=None):
+    """How much of each token each query takes in `attend`: [b, heads, m, n], each row a sum of 1."""
+    q, k = (_split(y, kernels[i], biases and biases[i], heads) for i, y in enumerate((queries, x)))
+    q *= q.shape[-1] ** -0.5
+    scores = tf.matmul(q, k, transpose_b=True)
     if distances is not None:
         scores += tf.einsum("bhmd,mnd->bhmn", q, distances)
-    context = tf.matmul(tf.nn.softmax(scores), split(2))  # [b, heads, m, d / heads]
-    return tf.reshape(tf.transpose(context, [0, 2, 1, 3]), [-1, queries.shape[1], d])
+    return tf.nn.softmax(scores)
+
+
+def _split(x, kernel, bias, heads):
+    """A projection of x by head: [b, n, d] -> [b, heads, n, d / heads]."""
+    _, n, d = x.shape
+    y = tf.reshape(plain_dense(x, kernel, bias), [-1, n, heads, d // heads])
+    return tf.transpose(y, [0, 2, 1, 3])
 
 
 # The fused ones: products outside, islands between them

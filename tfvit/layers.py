@@ -222,14 +222,24 @@ class Attention(keras.layers.Layer):
 
     def call(self, inputs: list[tf.Tensor]) -> tf.Tensor:
         queries, x = inputs
+        kernels, biases, heads, distances = self._weights(x)
+        if queries is x and distances is None:
+            return self.out(fused.self_attention(x, kernels, biases, heads))
+        return self.out(fused.attend(queries, x, kernels, biases, heads, distances))
+
+    def probabilities(self, queries: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
+        """How much of each token each query takes, whatever their type: float32 [b, heads, m, n]."""
+        queries, x = (tf.cast(y, tf.float32) for y in (queries, x))
+        return fused.probabilities(queries, x, *self._weights(x))
+
+    def _weights(self, x: tf.Tensor) -> tuple:
+        """Kernels, biases, heads and relative distances as `fused.attend` takes them."""
         kernels = [tf.convert_to_tensor(kernel) for kernel in self.kernels]
         biases = self.biases and [tf.convert_to_tensor(bias) for bias in self.biases]
-        if queries is x and not self.with_relative:
-            return self.out(fused.self_attention(x, kernels, biases, self.heads))
         distances = None
         if self.with_relative:
             distances = tf.cast(tf.gather(self.relative, posemb.distances(x.shape[1])), x.dtype)
-        return self.out(fused.attend(queries, x, kernels, biases, self.heads, distances))
+        return kernels, biases, self.heads, distances
 
 
 class Mlp(keras.layers.Layer):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 from PIL import Image
 
+from edge_demo.annotate import heated
 from edge_demo.files import atomic_file
 
 if TYPE_CHECKING:
@@ -296,19 +297,14 @@ def save(picture: np.ndarray, path: Path) -> None:
 def heat_maps(pixels: np.ndarray, maps: dict[str, np.ndarray], path: Path | BinaryIO) -> None:
     """Pictures, uint8 [b, height, width, 3], in rows, each with its heat maps laid over it.
 
-    maps: name of a column -> [b, down, across] of any scale; the brightest is the most.
+    maps: name of a column -> float32 [b, down, across] of any scale; see `edge_demo.annotate.heated`.
     """
-    height, width = pixels.shape[1:3]
     figure, axes = _tiles(pixels, len(pixels), 1 + len(maps), 0.1)
     axes = axes.reshape(len(pixels), -1)
     for row, image, *heat in zip(axes, pixels, *maps.values()):
         row[0].imshow(image)
         for axis, values in zip(row[1:], heat):
-            axis.imshow(image.mean(axis=-1), cmap="gray", vmin=0, vmax=255)
-            place = (-0.5, width - 0.5, height - 0.5, -0.5)
-            low, high = values.min(), values.max()
-            share = (values - low) / max(high - low, np.finfo(np.float32).tiny)
-            axis.imshow(share, cmap="inferno", alpha=0.6, extent=place, interpolation="bilinear")
+            axis.imshow(heated(Image.fromarray(image), values))
     for axis, name in zip(axes[0], ("picture", *maps)):
         axis.set_title(name, fontsize=9)
     _save(figure, path)

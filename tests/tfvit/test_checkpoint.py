@@ -92,6 +92,12 @@ np.save(out, tfvit.load(folder)(np.load(x)).numpy())
     np.testing.assert_array_equal(np.load(tmp_path / "logits.npy"), logits_of(model))
 
 
+@pytest.mark.parametrize("folder", [".", "../checkpoint/", ""])
+def test_the_working_folder_is_loaded(folder, model, saved, monkeypatch):
+    monkeypatch.chdir(saved)
+    np.testing.assert_array_equal(logits_of(tfvit.load(folder)), logits_of(model))
+
+
 def test_saving_a_loaded_model_again_changes_nothing_but_provenance(saved, tmp_path):
     tfvit.save(tfvit.load(saved), tmp_path / "again")
     for name in FILES:

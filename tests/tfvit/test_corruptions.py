@@ -92,6 +92,28 @@ def test_lengths_are_in_proportion_to_the_picture(kind, pictures):
     assert np.abs(small - large).mean() < 0.45 * np.abs(halved(pictures[4]) - large).mean()
 
 
+@pytest.mark.parametrize("kind", ["snow", "frost", "fog"])
+def test_weather_is_as_smooth_on_large_pictures(kind):
+    """Made for 224 pixels and enlarged, neighbours differ; squares of one grey would step every second."""
+    grey = np.full((448, 448, 3), 100, np.uint8)
+    steps = np.abs(np.diff(corrupt(grey, kind, 3).astype(float), axis=1)).mean(axis=(0, 2))
+    assert 0.5 < steps[::2].mean() / steps[1::2].mean() < 2
+
+
+@pytest.mark.parametrize("size", [(90, 240), (240, 90)], ids=str)
+def test_a_picture_is_warped_about_its_middle(size):
+    """There the shift is the mean of two corners', each uniform within a tenth of 244 pixels of 224."""
+    height, width = size
+    ramp = np.indices(size)[int(width > height)].astype(
+        np.uint8
+    )  # a grey level per pixel of length
+    picture = np.stack(3 * [ramp], axis=-1)
+    middle = (height // 2, width // 2, 0)
+    moves = [corrupt(picture, "elastic_transform", 1, (i,))[middle] - 120.0 for i in range(100)]
+    expected = 24.4 * 90 / 224 / np.sqrt(3) / np.sqrt(2)
+    assert np.std(moves) == pytest.approx(expected, rel=0.2)
+
+
 # Noise
 
 

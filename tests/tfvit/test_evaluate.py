@@ -236,6 +236,8 @@ def test_unreadable_photos_are_left_out_and_named(model, expected, copied, batch
     np.testing.assert_array_equal(found.labels, [0, 0, 1, 1])
     bad = {str(root / "test/china/01.jpg"), str(root / "test/flower/02.jpg")}
     assert set(found.unreadable) == bad
+    good = [root / "test" / name for name in ("china/00", "china/02", "flower/00", "flower/01")]
+    assert list(found.names) == [f"{path}.jpg" for path in good]
 
 
 def test_a_split_without_a_readable_photo_is_one_line(model, copied):

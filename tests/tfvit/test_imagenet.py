@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tarfile
+import zlib
 
 import numpy as np
 import pytest
@@ -118,8 +119,11 @@ def evaluate(tfvit_cli, tmp_path, *args):
 def test_the_sets_of_200_classes():
     assert imagenet.are_synsets(SYNSETS)
     assert set(imagenet.SUBSETS) == {"imagenet_a", "imagenet_r"}
-    for classes in imagenet.SUBSETS.values():
+    sums = {}  # CRC-32 of the numbers in their authors' eval.py
+    for name, classes in imagenet.SUBSETS.items():
         assert len(set(classes)) == 200 and list(classes) == sorted(classes)
+        sums[name] = zlib.crc32(" ".join(map(str, classes)).encode())
+    assert sums == {"imagenet_a": 4075369000, "imagenet_r": 3857101408}
     ends = {name: [SYNSETS[c[0]], SYNSETS[c[-1]]] for name, c in imagenet.SUBSETS.items()}
     assert ends == {
         "imagenet_a": ["n01498041", "n12267677"],  # stingray, acorn

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import google_reference
 import numpy as np
@@ -16,7 +17,7 @@ import tfvit
 from edge_demo import Classifier, preprocess
 from edge_demo.errors import UserError
 from tfvit import checkpoint, inspect, interop
-from tfvit.inspect import figures
+from tfvit.inspect import figures, report
 from tfvit.preprocess import normalise
 
 GRID = (HEIGHT // PATCH, WIDTH // PATCH)
@@ -223,13 +224,13 @@ def test_the_command_draws_what_a_model_has(changes, without, said, pictures, tm
         "inspect", tmp_path / "model", "--image", pictures, "--out", out, "--json", numbers
     )
     assert done.code == 0, done.err
-    drawn = {path.stem for path in out.glob("*.png")}
+    drawn = {path.stem for path in out.glob("inspect/*.png")}
     assert drawn == SHOWN - without
     page = (out / "inspect.html").read_text()
     assert {name for name in SHOWN if f'id="{name}"' in page} == drawn
     assert said in page and "http" not in page.replace("http://www.w3.org", "")
     for name in drawn:
-        assert np.asarray(Image.open(out / f"{name}.png").convert("L")).std() > 5
+        assert np.asarray(Image.open(out / f"inspect/{name}.png").convert("L")).std() > 5
     found = json.loads(numbers.read_text())
     assert found["filters"]["variance"] == pytest.approx(inspect.filters(model)[1].tolist())
     if "distance" in without:
@@ -245,13 +246,21 @@ def test_the_command_draws_what_a_model_has(changes, without, said, pictures, tm
     assert f"{both[0].mean():.1f}" in done.out
 
 
-def test_without_a_picture_the_weights_are_drawn(tmp_path, tfvit_cli):
+def test_of_pictures_drawn_before_only_those_drawn_again_are_left(pictures, tmp_path, tfvit_cli):
     tfvit.save(small(), tmp_path / "model")
-    done = tfvit_cli(
-        "inspect", tmp_path / "model", "--image-size", "40x56", "--out", tmp_path / "out"
-    )
-    assert done.code == 0, done.err
-    assert {path.stem for path in (tmp_path / "out").glob("*.png")} == {"filters", "positions"}
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/mine.png").write_text("mine")
+    command = ("inspect", tmp_path / "model", "--out", tmp_path / "out")
+    for options, expected in (
+        (("--image", pictures), SHOWN),
+        (("--image", pictures / "china.png"), SHOWN - {"heads-2"}),
+        (("--image-size", "40x56"), {"filters", "positions"}),  # without a picture, the weights
+    ):
+        done = tfvit_cli(*command, *options)
+        assert done.code == 0, done.err
+        assert {path.stem for path in (tmp_path / "out/inspect").iterdir()} == expected
+        left = {path.name for path in (tmp_path / "out").iterdir()}
+        assert left == {"inspect.html", "inspect", "mine.png"}
 
 
 def test_int8_beside_float(telling, digits_run, pictures, tmp_path, tfvit_cli):
@@ -283,6 +292,16 @@ def test_int8_beside_float(telling, digits_run, pictures, tmp_path, tfvit_cli):
     assert found["files"]["float32"]["correlation"] == pytest.approx(1, abs=1e-4)
     assert f"rollout of int8, correlation {expected:.4f}" in done.out
     assert f"<td>{expected:.4f}</td>" in (tmp_path / "out/inspect.html").read_text()
+
+
+def test_a_file_called_as_the_checkpoints_own_map_is_told_apart(telling, digits_run, tmp_path):
+    file, photo = tmp_path / "rollout.tflite", tmp_path / "photo.png"
+    shutil.copy(telling / "int8.tflite", file)
+    Image.effect_mandelbrot((40, 40), (-2, -1, 1, 1), 50).convert("RGB").save(photo)
+    found, _ = report.gather(tfvit.load(digits_run / "best"), [photo], [file])
+    (entry,) = found["images"]
+    assert list(entry["files"]) == [str(file)]
+    assert entry["files"][str(file)]["rollout"] != entry["rollout"]
 
 
 BAD = {
@@ -318,6 +337,14 @@ def test_bad_input_is_one_line(options, message, pictures, exported, telling, tm
     assert not (tmp_path / "out").exists()
 
 
-def test_a_resnet_has_no_attention_to_look_at():
-    with pytest.raises(UserError, match="is a ResNet, which has no attention"):
-        inspect.look(tfvit.create_model("bit-r50x1", 2, 32, units=(1,)), inputs(1, 32, 32))
+def test_a_resnet_has_no_attention_to_look_at(pictures, telling, tmp_path, tfvit_cli):
+    model = tfvit.create_model("bit-r50x1", 2, 32, units=(1,))
+    message = "bit-r50x1 is a ResNet, which has no attention"
+    with pytest.raises(UserError, match=message):
+        inspect.look(model, inputs(1, 32, 32))
+    tfvit.save(model, tmp_path / "model")
+    command = ("inspect", tmp_path / "model", "--image", pictures, "--out", tmp_path / "out")
+    for options in (("--query", "0,0"), ("--tflite", telling / "int8.tflite")):
+        done = tfvit_cli(*command, *options)
+        assert (done.code, done.err) == (2, f"error: {message}\n")
+    assert not (tmp_path / "out").exists()

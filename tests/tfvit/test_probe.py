@@ -37,7 +37,10 @@ def test_the_command_leaves_a_checkpoint_that_scores_what_it_says(digits_run, tm
     out, figures = tmp_path / "probed", tmp_path / "probe.json"
     done = tfvit_cli("probe", digits_run, "--data", "digits", "--out", out, "--json", figures)
     assert done.code == 0
-    top1 = json.loads(figures.read_text())["top1"]
+    stored = json.loads(figures.read_text())
+    origin = {"data": "digits", "split": "held out", "training_images": 1449, "images": 348}
+    assert stored == stored | origin | {"unreadable": []}
+    top1 = stored["top1"]
     assert f"{100 * top1:.2f} %" in done.out
     model, source = tfvit.load(out), open_source(DataOptions("digits"))
     x, y = computed(model, source.eval)

@@ -39,7 +39,7 @@ def inspect(model, sources, out, image_size, tflites, query, json_file):
     """Draw what MODEL, a checkpoint or run folder, sees with and where it looks.
 
     Filters of the patch embedding, similarity of the position embeddings, mean attention distance, attention
-    rollout, and the attention of each head: PNG files, and inspect.html with all of them.
+    rollout, and the attention of each head: inspect.html with all of them, and each as a PNG in inspect/.
 
     \b
     Examples:
@@ -73,7 +73,8 @@ def inspect(model, sources, out, image_size, tflites, query, json_file):
     for entry in found["images"]:
         for name, one in entry["files"].items():
             click.echo(f"{entry['path']}: rollout of {name}, correlation {one['correlation']:.4f}")
-    click.echo(f"{out / report.PAGE}, {', '.join(f'{name}.png' for name in drawn)}")
+    names = ", ".join(f"{name}.png" for name in drawn)
+    click.echo(f"{out / report.PAGE}, and in {out / report.FIGURES}: {names}")
 
 
 def _distances(far: list[list[float]], pictures: int) -> str:

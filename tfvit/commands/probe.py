@@ -57,10 +57,13 @@ def probe(model, batch_size, threads, seed, json_file, out, **options):
         f"{model} on {source.name}: linear probe on {len(train.labels)} images, "
         f"C {found.strength:g}: top-1 {percent(scores.top1)} of {scores.images} ({source.eval.name})"
     )
-    name_unreadable(train.unreadable | tested.unreadable)
+    unreadable = train.unreadable | tested.unreadable
+    name_unreadable(unreadable)
     if out:
         checkpoint.save(probes.with_head(loaded, found, source.labels), out)
         click.echo(f"checkpoint {out}")
     if json_file:
-        origin = {"model": str(model), "data": source.name, "C": found.strength}
-        files.write_json(json_file, origin | scores.to_json())
+        origin = {"model": str(model), "data": source.name, "split": source.eval.name}
+        fitted = {"training_images": len(train.labels), "C": found.strength}
+        content = origin | fitted | scores.to_json() | {"unreadable": sorted(unreadable)}
+        files.write_json(json_file, content)

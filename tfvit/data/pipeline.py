@@ -91,11 +91,13 @@ def eval_batches(
     batch_size: int,
     *,
     unreadable: Unreadable,
+    names: list[str] | None = None,
     replicas: int = 1,
     shard: tuple[int, int] = (0, 1),
 ) -> tf.data.Dataset:
     """One pass in order, preprocessed by the device's own code, the last batch filled up with mask 0.
 
+    names: takes those of the images that could be read, in order, of the rows of this process.
     Batches, `replicas` and `shard` are those of `train_batches`; every process gets the same number.
     """
     first, end = _rows(batch_size, shard)
@@ -113,7 +115,7 @@ def eval_batches(
 
     examples = _in_order(split, batch_size, first, end)
     batches = examples.map(load, tf.data.AUTOTUNE, deterministic=True).batch(rows)
-    batches = batches.map(_noting(unreadable))
+    batches = batches.map(_noting(unreadable, names))
     if (
         split.size - (steps - 1) * batch_size <= first
     ):  # the last batch has nothing for this process
@@ -176,19 +178,24 @@ def _joined(pieces: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
     }
 
 
-def _noting(unreadable: Unreadable):
-    """Takes names and problems out of a batch; those of pictures that have one go to `unreadable`."""
+def _noting(unreadable: Unreadable, readable: list[str] | None = None):
+    """Takes names and problems out of a batch; those of pictures that have one go to `unreadable`.
+
+    readable: takes the names of the others.
+    """
 
     def note(names: np.ndarray, problems: np.ndarray) -> np.bool_:
         for name, problem in zip(names, problems):
             if problem:
                 unreadable[name.decode()] = problem.decode()
+            elif readable is not None:
+                readable.append(name.decode())
         return np.True_
 
     def split_off(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         name, problem = batch.pop("name"), batch.pop("problem")
         noted = tf.cond(
-            tf.reduce_all(batch["mask"] > 0),
+            (readable is None) & tf.reduce_all(batch["mask"] > 0),
             lambda: True,
             lambda: tf.ensure_shape(tf.numpy_function(note, [name, problem], tf.bool), []),
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,14 +28,14 @@ class Predictions:
     """logits: float32 [n, classes]; labels: int64 [n], the model's numbers; unreadable: left out.
 
     labels of a multi-label set: float32 [n, classes] of zeros and ones.
-    names: of the images, in order; empty where they are not known.
+    names: of the images, in order; with several processes, of those that this one read.
     scores: what the model makes of its logits, a name of `edge_demo.scores.SCORES`.
     """
 
     logits: np.ndarray
     labels: np.ndarray
     unreadable: Unreadable
-    names: tuple[str, ...] = ()
+    names: Sequence[str] = ()
     scores: str = SOFTMAX
 
 
@@ -116,6 +116,7 @@ def batches(
     batch_size: int,
     strategy: tf.distribute.Strategy,
     unreadable: Unreadable,
+    names: list[str] | None = None,
 ) -> tf.distribute.DistributedDataset:
     """`pipeline.eval_batches`, distributed by a strategy."""
 
@@ -123,6 +124,7 @@ def batches(
         return pipeline.eval_batches(
             *(split, spec, batch_size),
             unreadable=unreadable,
+            names=names,
             replicas=context.num_replicas_in_sync,
             shard=(context.input_pipeline_id, context.num_input_pipelines),
         )
@@ -145,14 +147,16 @@ def outputs(
     """
     strategy = strategy or tf.distribute.get_strategy()
     unreadable: Unreadable = {}
+    names: list[str] = []
     found, labels = [], []
     with progress(split.size, label, "img") as bar:
-        for batch in batches(split, spec, batch_size, strategy, unreadable):
+        for batch in batches(split, spec, batch_size, strategy, unreadable, names):
             values, truth, mask = forward(batch)
             found.append(values[mask > 0])
             labels.append(truth[mask > 0])
             bar.update(len(labels[-1]))
-    return _checked(Predictions(np.concatenate(found), np.concatenate(labels), unreadable), split)
+    logits, truth = np.concatenate(found), np.concatenate(labels)
+    return _checked(Predictions(logits, truth, unreadable, names), split)
 
 
 def predict_tflite(
@@ -211,7 +215,7 @@ def pixel_outputs(
             truth.append(example["label"])
             names.append(name)
     logits = np.array(found, np.float32)
-    return _checked(Predictions(logits, np.array(truth), unreadable, tuple(names)), split)
+    return _checked(Predictions(logits, np.array(truth), unreadable, names), split)
 
 
 def _checked(predictions: Predictions, split: Split) -> Predictions:

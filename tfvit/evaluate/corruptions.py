@@ -108,7 +108,7 @@ def _elastic_transform(x, rng, amount, deviation, shift):
     unit = 244 * scale(x)  # not 224, as there: a slip that is a part of the data set
     amount, deviation, shift = (unit * length for length in (amount, deviation, shift))
     height, width = x.shape[:2]
-    centre, half = np.array([height, width]) // 2, min(height, width) // 3
+    centre, half = np.array([width, height]) // 2, min(height, width) // 3
     points = centre + half * np.array([[1, 1], [1, -1], [-1, -1]])
     shifted = points + rng.uniform(-shift, shift, points.shape)
     affine = cv2.getAffineTransform(points.astype(np.float32), shifted.astype(np.float32))
@@ -261,4 +261,5 @@ def _at_reference(x: np.ndarray) -> tuple[int, int]:
 
 def _like(layer: np.ndarray, x: np.ndarray) -> np.ndarray:
     """A layer made for `_at_reference` at the size of x."""
-    return cv2.resize(layer, x.shape[1::-1], interpolation=cv2.INTER_AREA)
+    smooth = cv2.INTER_AREA if scale(x) < 1 else cv2.INTER_LINEAR  # enlarged, areas are squares
+    return cv2.resize(layer, x.shape[1::-1], interpolation=smooth)

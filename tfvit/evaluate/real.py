@@ -60,18 +60,11 @@ def score(
     of_model = np.full(len(model_labels), -1)
     of_model[numbers] = np.arange(len(numbers))
     guesses = of_model[predictions.logits.argmax(axis=1)].tolist()
-    names = predictions.names or _names(source, predictions)
-    deserved = [labels[_place(name, len(labels))] for name in names]
+    deserved = [labels[_place(name, len(labels))] for name in predictions.names]
     hits = [guess in known for guess, known in zip(guesses, deserved, strict=True) if known]
     if not hits:
         raise UserError(f"{source.name}: none of its images has a ReaL label")
     return Real(len(hits), float(np.mean(hits)))
-
-
-def _names(source: Source, predictions: Predictions) -> list[str]:
-    """Names of the images that were read, in order."""
-    stream = source.eval.in_order().map(lambda example: example["name"]).as_numpy_iterator()
-    return [name for name in map(bytes.decode, stream) if name not in predictions.unreadable]
 
 
 def _place(name: str, size: int) -> int:

@@ -108,7 +108,7 @@ def measure(
 ) -> tuple[dict[str, Robustness], Unreadable]:
     """Accuracies of models on the held-out split, clean and corrupted, and what was unreadable.
 
-    Models of one preprocessing see the very same pixels; the corruption of an image is a function of
+    Models that resize alike see the very same pixels; the corruption of an image is a function of
     (seed, its place, kind, level). images: measure on so many, spread evenly over the split.
     Raises UserError if no image can be read, the set has several labels a picture, or as `match_labels`.
     """
@@ -123,8 +123,8 @@ def measure(
     right = {name: [[] for _ in range(1 + len(conditions))] for name in subjects}
     unreadable: Unreadable = {}
     with progress(size * (1 + len(conditions)) * len(subjects), "corruptions", "img") as bar:
-        for spec in dict.fromkeys(each.preprocess for each in subjects.values()):
-            group = {name: each for name, each in subjects.items() if each.preprocess == spec}
+        for spec in dict.fromkeys(map(_resizing, subjects.values())):
+            group = {name: each for name, each in subjects.items() if _resizing(each) == spec}
             batches = pipeline.eval_batches(
                 split, spec, min(batch_size, size), unreadable=unreadable
             )
@@ -140,6 +140,11 @@ def measure(
         reason = next(iter(unreadable.values()))
         raise UserError(f"split {split.name!r}: no readable image ({reason})")
     return {name: Robustness(tuple(kinds), rows) for name, rows in found.items()}, unreadable
+
+
+def _resizing(each: Subject) -> PreprocessSpec:
+    """Its preprocessing up to the pixels: a file has the mean and std of its checkpoint in its weights."""
+    return dataclasses.replace(each.preprocess, mean=(0, 0, 0), std=(1, 1, 1))
 
 
 def _corrupted(

@@ -10,9 +10,8 @@ import tensorflow as tf
 import tf_keras as keras
 
 from edge_demo.errors import UserError
-from tfvit import posemb
 from tfvit.architecture import Architecture, ResNetArchitecture
-from tfvit.model import Model, named_weights
+from tfvit.model import Model
 
 
 def attentions(model: Model, images: tf.Tensor) -> Iterator[np.ndarray]:
@@ -22,17 +21,15 @@ def attentions(model: Model, images: tf.Tensor) -> Iterator[np.ndarray]:
     """
     *inputs, _ = streams(model, images)
     for i, x in enumerate(inputs):
-        y = _norm(model, f"block_{i}/norm_1", x)
-        yield _attention(model, f"block_{i}/attention", y, y)
+        block = model.get_layer(f"block_{i}")
+        _, y = block.norm_1(x)
+        yield block.attention.probabilities(y, y).numpy()
 
 
 def streams(model: Model, images: tf.Tensor) -> list[tf.Tensor]:
     """What enters each block, first to last, and what leaves the last: [b, n, d] each."""
     names = [f"block_{i}" for i in range(model.architecture.depth)] + ["norm"]
-    first = {}  # layer of each part of the model
-    for layer in model.layers:
-        first.setdefault(layer.name.split("/")[0], layer)
-    return keras.Model(model.input, [first[name].input for name in names])(images)
+    return keras.Model(model.input, [model.get_layer(name).input for name in names])(images)
 
 
 def rollout(maps: Iterable[np.ndarray]) -> np.ndarray:
@@ -85,12 +82,11 @@ def look(model: Model, images: tf.Tensor, query: tuple[int, int] | None = None) 
     """Where a model looks in normalised images, float32 [b, height, width, 3].
 
     query: (row, column) of the patch whose attention `heads` is; None is what the head reads: the class
-        tokens, the mean of the patches, or the tokens that attention pooling weights.
+        tokens (of `cls+gap` these alone), the mean of the patches, or what attention pooling weights.
     Raises UserError for a model without attention, and for a patch that is not there.
     """
     arch = model.architecture
-    if isinstance(arch, ResNetArchitecture):
-        raise UserError(f"{arch.name} is a ResNet, which has no attention")
+    must_attend(arch)
     reader = _reader(model, images)  # [b, 1, n]
     asked = reader if query is None else _patch(arch, query)
     heads, far = [], []
@@ -105,6 +101,12 @@ def look(model: Model, images: tf.Tensor, query: tuple[int, int] | None = None) 
     return Look(
         _on_grid(mixed, arch), _on_grid(np.stack(heads, axis=1), arch), np.stack(far, axis=1)
     )
+
+
+def must_attend(arch: Architecture | ResNetArchitecture) -> None:
+    """UserError for a model without attention."""
+    if isinstance(arch, ResNetArchitecture):
+        raise UserError(f"{arch.name} is a ResNet, which has no attention")
 
 
 def heat_maps(model: Model, images: tf.Tensor) -> dict[str, np.ndarray]:
@@ -142,35 +144,8 @@ def _reader(model: Model, images: tf.Tensor) -> np.ndarray:
     if arch.pooling == "map":
         inputs = [model.get_layer(name).output for name in ("map", "norm")]
         probe, x = keras.Model(model.input, inputs)(images)
-        return _attention(model, "map/attention", probe, x).mean(axis=1)
+        return model.get_layer("map/attention").probabilities(probe, x).numpy().mean(axis=1)
     share = np.zeros(arch.tokens, np.float32)
     read = slice(arch.prefix_tokens, None) if arch.pooling == "gap" else slice(arch.class_tokens)
     share[read] = 1 / len(share[read])
     return np.broadcast_to(share, (len(images), 1, arch.tokens))
-
-
-def _norm(model: Model, name: str, x: tf.Tensor) -> tf.Tensor:
-    """LayerNorm by the weights of a layer: [b, n, d] -> float32 [b, n, d]."""
-    weights, x = named_weights(model), tf.cast(x, tf.float32)
-    mean, variance = tf.nn.moments(x, [-1], keepdims=True)
-    gamma, beta = weights[f"{name}/gamma"], weights[f"{name}/beta"]
-    epsilon = model.architecture.layer_norm_epsilon
-    return tf.nn.batch_normalization(x, mean, variance, beta, gamma, epsilon)
-
-
-def _attention(model: Model, name: str, queries: tf.Tensor, x: tf.Tensor) -> np.ndarray:
-    """Attention of queries [b, m, d] to tokens [b, n, d] by the weights of a layer: [b, heads, m, n]."""
-    weights, arch = named_weights(model), model.architecture
-
-    def project(y: tf.Tensor, part: str) -> tf.Tensor:  # [b, n, d] -> [b, heads, n, head_dim]
-        y = tf.cast(y, tf.float32) @ weights[f"{name}/{part}/kernel"]
-        y += weights.get(f"{name}/{part}/bias", 0.0)
-        y = tf.reshape(y, [len(y), -1, arch.heads, arch.head_dim])
-        return tf.transpose(y, [0, 2, 1, 3])
-
-    q = project(queries, "query") * arch.head_dim**-0.5
-    scores = tf.matmul(q, project(x, "key"), transpose_b=True)
-    if f"{name}/relative" in weights:
-        distances = tf.gather(weights[f"{name}/relative"], posemb.distances(x.shape[1]))
-        scores += tf.einsum("bhmd,mnd->bhmn", q, distances)
-    return tf.nn.softmax(scores).numpy()

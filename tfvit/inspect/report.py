@@ -17,13 +17,14 @@ from edge_demo.metadata import ATTENTION
 from tfvit.architecture import Architecture, ResNetArchitecture
 from tfvit.files import staged_files
 from tfvit.inspect import figures, weights
-from tfvit.inspect.attention import Look, look
+from tfvit.inspect.attention import Look, look, must_attend
 from tfvit.model import Model
 from tfvit.page import svg, template
 from tfvit.preprocess import normalise
 
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
-PAGE = "inspect.html"
+PAGE, FIGURES = "inspect.html", "inspect"
+OWN = "rollout"  # what the checkpoint's map is called beside those of files
 DPI = 120
 DRAWN = 8  # pictures, of however many are measured
 
@@ -74,6 +75,8 @@ def gather(
     Raises UserError for what cannot be read or compared.
     """
     arch = model.architecture
+    if files or query is not None:
+        must_attend(arch)
     components, variance = weights.filters(model)
     found = {
         "model": arch.to_json(),
@@ -92,7 +95,7 @@ def gather(
     shown = []
     for path, pixels, *others in [_pixels(p, model, tellers.values()) for p in pictures]:
         seen = look(model, normalise(tf.constant(pixels[np.newaxis]), model.preprocess), query)
-        maps = {"rollout": seen.rollout[0]}
+        maps = {OWN: seen.rollout[0]}
         for (name, teller), theirs in zip(tellers.items(), others):
             teller.logits(theirs)
             maps[name] = teller.extras[ATTENTION]
@@ -114,7 +117,9 @@ def gather(
 
 
 def write(found: dict, drawn: dict[str, Figure], folder: Path, title: str) -> None:
-    """Writes each figure as NAME.png, and all with what they mean as one page, PAGE.
+    """Writes all figures with what they mean as one page, PAGE, and each as FIGURES/NAME.png.
+
+    What else is in FIGURES goes: it is of an earlier call.
 
     found, drawn: of `gather`. title: what was looked into. Raises UserError if the disk refuses.
     """
@@ -127,8 +132,9 @@ def write(found: dict, drawn: dict[str, Figure], folder: Path, title: str) -> No
         shares=np.cumsum(found["filters"]["variance"]).tolist(),
     )
     with staged_files(folder) as staging:
+        (staging / FIGURES).mkdir()
         for name, figure in drawn.items():
-            figure.savefig(staging / f"{name}.png", dpi=DPI)
+            figure.savefig(staging / FIGURES / f"{name}.png", dpi=DPI)
         (staging / PAGE).write_text(html, "utf-8")
 
 
@@ -140,9 +146,9 @@ def correlation(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def _names(files: Sequence[Path]) -> list[str]:
-    """What to call files: their stems where that tells them apart."""
+    """What to call files: their stems where that tells them, and the checkpoint, apart."""
     stems = [path.stem for path in files]
-    return stems if len(set(stems)) == len(stems) else list(map(str, files))
+    return stems if len({OWN, *stems}) > len(stems) else list(map(str, files))
 
 
 def _teller(path: Path, arch: Architecture) -> Classifier:
