@@ -23,7 +23,7 @@ NOISE = 1 << 21  # folded into the step's seed for what is masked
 HELD_OUT = (-1, 0)  # seed of what is masked in evaluations: the same in all runs
 SHOWN = 8  # pictures whose reconstructions are shown
 GREY = 128.0  # of what is masked
-ALGORITHM = "philox"  # of random numbers: what TensorFlow chooses is another under XLA
+ALGORITHM = "philox"  # of random numbers, wherever they are drawn
 
 
 class MaskedModeling:
@@ -135,8 +135,7 @@ class MaskedModeling:
     def _plan(self, seed: tf.Tensor, count: int, first: tf.Tensor | int, rows: int) -> Plan:
         """What is masked in `rows` pictures of a batch of `count`, from row `first` on."""
         n = self.model.architecture.grid[0] * self.model.architecture.grid[1]
-        shape = [self._masking.draws, count, n]
-        noise = tf.random.stateless_uniform(shape, seed, alg=ALGORITHM)
+        noise = _uniform([self._masking.draws, count, n], seed)
         return self._masking.plan(tf.slice(noise, [0, first, 0], [-1, rows, n]))
 
     def _predicted(self, batch: dict, training: bool) -> tuple[tf.Tensor, tf.Tensor]:
@@ -174,6 +173,13 @@ class MaskedModeling:
             batch = next(iter(eval_batches(some, self.model.preprocess, count, unreadable={})))
             self._pixels = batch["pixels"].numpy()
         return self._pixels
+
+
+def _uniform(shape: list[int], seed: tf.Tensor) -> tf.Tensor:
+    """Uniform numbers in [0, 1), float32, of whole ones: XLA makes other floats of the same bits."""
+    whole = {"minval": None, "maxval": None, "dtype": tf.uint32}
+    bits = tf.random.stateless_uniform(shape, seed, **whole, alg=ALGORITHM)
+    return tf.cast(tf.bitwise.right_shift(bits, tf.constant(8, tf.uint32)), tf.float32) / 2**24
 
 
 def _folded(seed: tf.Tensor, number: tf.Tensor | int) -> tf.Tensor:
