@@ -16,7 +16,7 @@ from tfvit.options import PATH, data_options, name_unreadable, need, seed_option
 
 @click.command("eval")
 @click.argument("models", type=PATH, nargs=-1, required=True, metavar="MODEL...")
-@data_options()
+@data_options(fraction=False)
 @click.option("--batch-size", type=click.IntRange(1), default=64, show_default=True)
 @click.option("--threads", type=click.IntRange(1), help="CPU threads of a .tflite.")
 @click.option("--json", "json_file", type=PATH, help="Write the figures to a file.")
