@@ -12,8 +12,9 @@ checkpoint.py    the checkpoint folder
 preprocess.py    PreprocessSpec as TensorFlow ops
 data/            image folders, TFDS, digits; augmentation; the input pipeline
 train.py         the training loop, with optimizer.py, strategies.py, runs.py
+objectives/      what it learns: labels, or without any what hidden patches hold
 interop/         models of other libraries
-evaluate/        accuracy of a checkpoint or a .tflite
+evaluate/        accuracy of a checkpoint or a .tflite; few shots, probes, VTAB, corruptions
 dry_run.py       what a run will cost, counted by flops.py; cost.py, what a model does
 scaling.py       models on fractions of the data, each a run that is measured
 watch.py         pictures and traces of a run; compare.py, several runs; drawn by plots.py

@@ -308,9 +308,7 @@ def test_a_resnet_has_no_patches():
         MaskedModeling(model, Recipe(pretraining=HOW["mae"]))
 
 
-@pytest.mark.parametrize(
-    "objective", ["masked-patch", pytest.param("mae", marks=pytest.mark.long)]
-)
+@pytest.mark.parametrize("objective", ["masked-patch", pytest.param("mae", marks=pytest.mark.long)])
 def test_accumulated_and_under_xla_it_is_the_same_step(objective):
     found = []
     for accumulate, xla in ((1, True), (2, False)):
