@@ -65,7 +65,7 @@ def test_two_workers_one_of_them_killed_end_as_one_process(tmp_path, tfvit_cli, 
     "arguments, message",
     [
         (("train", "--data", "digits"), "train needs --out"),
-        (("eval", "runs/photos"), "launch runs train, not eval"),
+        (("eval", "runs/photos"), "launch runs train or pretrain, not eval"),
         (("train", "--strategy", "one", "--out", "{}"), "--strategy one is for one process"),
     ],
 )
