@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
 from edge_demo.preprocess import PreprocessSpec
@@ -16,6 +17,7 @@ from tfvit import UserError
 from tfvit.data import DataOptions, open_source, pipeline
 from tfvit.data.augment import Augmentation
 from tfvit.data.cache import cached
+from tfvit.data.source import shuffled_place
 
 CLASSES = {"many": 18, "some": 6, "one": 2}
 SIZE = sum(CLASSES.values())
@@ -64,6 +66,22 @@ def same(batches, others):
 
 def levels(batches):
     return np.concatenate([batch["pixels"][:, 0, 0, 0] for batch in batches]).tolist()
+
+
+@pytest.mark.parametrize("size", [345, 1032, 3443])
+@pytest.mark.parametrize("seed", [0, 1, 2**31 - 1])
+def test_batches_of_pictures_that_lie_by_class_are_as_mixed_as_by_chance(seed, size):
+    classes, batch, passes = 5, 64, 40
+    labels, each = np.arange(size) * classes // size, size // batch * batch
+    chi = []
+    for number in range(passes):
+        numbers = tf.range(number * size, number * size + each, dtype=tf.int64)
+        drawn = labels[shuffled_place(numbers, seed, size).numpy()].reshape(-1, batch)
+        expected = batch * np.bincount(labels)[:, None] / size
+        counts = np.stack([(drawn == k).sum(axis=1) for k in range(classes)])
+        chi.append(((counts - expected) ** 2 / expected).sum(axis=0).mean())
+    by_chance = (classes - 1) * (size - batch) / (size - 1)  # drawn without putting back
+    assert np.mean(chi) == pytest.approx(by_chance, rel=0.15)
 
 
 @pytest.mark.parametrize("repeats, balance", [(1, 0.0), (2, 0.5)])

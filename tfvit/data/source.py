@@ -78,6 +78,7 @@ UNLABELLED = {"labels": ("0",), "multi_label": False}  # as a backbone is import
 TRAIN_NAMES = ("train",)
 VALIDATION_NAMES = ("val", "validation", "valid")
 TEST_NAMES = ("test",)
+NEVER_0 = 0x9E3779B9  # xor a seed: TensorFlow's permutations by a first word of 0 leave neighbours together
 
 
 def open_source(options: DataOptions, *, prefer: str = "test", labelled: bool = True) -> Source:
@@ -278,7 +279,8 @@ def permuted(index: tf.Tensor, seed: int, order: tf.Tensor, size: tf.Tensor | in
 
     order: the number of the order, int64 [n]; size may be one for each index as well.
     """
-    both = tf.stack([tf.fill(tf.shape(order), tf.constant(seed, tf.int64)), order], axis=1)
+    first = tf.constant(seed ^ NEVER_0, tf.int64)
+    both = tf.stack([tf.fill(tf.shape(order), first), order], axis=1)
     return tf.raw_ops.RandomIndexShuffle(  # the public one takes one key for all
         index=index, seed=tf.pad(both, [[0, 0], [0, 1]]), max_index=tf.cast(size, tf.int64) - 1
     )
