@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import importlib.util
@@ -9,7 +10,7 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 import click
@@ -18,6 +19,7 @@ from edge_demo.errors import UserError
 from edge_demo.option_types import Number
 from edge_demo.quiet import quiet
 from tfvit import cluster
+from tfvit.exit_codes import INTERRUPTED, Stopped
 
 PATH = click.Path(path_type=Path)
 # extra: modules that come with it
@@ -248,6 +250,19 @@ def strategy_option(summary: str) -> Callable:
 def cache_option(command: Callable) -> Callable:
     """Adds --cache to a command."""
     return click.option("--cache", help="Keep decoded pictures: 'memory', or a folder.")(command)
+
+
+@contextlib.contextmanager
+def stoppable(ctx: click.Context, how: str) -> Iterator[None]:
+    """Ends a command that SIGTERM or Ctrl-C stops within this context in one line; how: to go on."""
+    try:
+        yield
+    except Stopped as stopped:
+        click.echo(f"\nstopped, all saved; {how}", err=True)
+        ctx.exit(stopped.exit_code)
+    except KeyboardInterrupt:
+        click.echo(f"\nstopped; {how}", err=True)
+        ctx.exit(INTERRUPTED)
 
 
 def seed_option(default: int | None = 0) -> Callable:

@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import time
 
 import numpy as np
 import pytest
-from helpers import BIN, ENVIRONMENT, MIRRORED, SMALL
+from helpers import ENVIRONMENT, MIRRORED, SMALL, stopped
 from PIL import Image
 from test_train import assert_same_run, metrics, weights
 
 import tfvit
-from tfvit import checkpoint, exit_codes, runs
+from tfvit import checkpoint, exit_codes
 from tfvit.data import DataOptions, open_source
 from tfvit.data.unlabelled import HOLDOUT
 from tfvit.objectives import OBJECTIVES
@@ -98,20 +97,8 @@ def test_killed_terminated_and_resumed_ends_as_unbroken(objective, tmp_path, tfv
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     stops = ((5, signal.SIGKILL), (13, signal.SIGTERM))
     for step, stop in stops:
-        victim = subprocess.Popen(
-            [BIN / "tfvit", *command, broken, "--resume"],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        deadline = time.monotonic() + 300
-        while max((row["step"] for row in runs.read_metrics(broken)), default=0) < step:
-            assert victim.poll() is None and time.monotonic() < deadline
-            time.sleep(0.01)
-        victim.send_signal(stop)
-        _, errors = victim.communicate(timeout=60)
-        assert "Traceback" not in errors
-    assert victim.returncode == exit_codes.PREEMPTED
+        code, errors = stopped([*command, broken, "--resume"], broken, step, stop)
+    assert code == exit_codes.PREEMPTED
     assert f"go on with: tfvit pretrain --out {broken} --resume" in errors
     assert tfvit_cli(*command, whole).code == 0
     done = tfvit_cli("pretrain", "--out", broken, "--resume")

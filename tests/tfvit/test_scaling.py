@@ -6,12 +6,10 @@ import io
 import json
 import shutil
 import signal
-import subprocess
-import time
 
 import numpy as np
 import pytest
-from helpers import BIN
+from helpers import stopped
 from PIL import Image
 from scipy import ndimage
 
@@ -206,21 +204,9 @@ def test_the_same_epochs_cost_less_on_less_data(tmp_path, tfvit_cli):
 )
 def test_killed_or_stopped_it_goes_on_and_ends_as_unbroken(stop, study, tmp_path, tfvit_cli):
     out, command = tmp_path / "study", [*FIRST, "--fractions", "1", "--set", "eval_every=2"]
-    victim = subprocess.Popen(
-        [BIN / "tfvit", *command, "--out", out],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    deadline = time.monotonic() + 200
-    while not runs.read_metrics(out / "vit-ti-8/1"):
-        assert victim.poll() is None and time.monotonic() < deadline
-        time.sleep(0.01)
-    victim.send_signal(stop)
-    _, errors = victim.communicate(timeout=60)
-    assert "Traceback" not in errors
+    code, errors = stopped([*command, "--out", out], out / "vit-ti-8/1", 1, stop)
     if stop == signal.SIGTERM:
-        assert victim.returncode == exit_codes.PREEMPTED
+        assert code == exit_codes.PREEMPTED
         assert "stopped, all saved; the same command goes on" in errors
     done = tfvit_cli(*command, "--out", out, "--json", tmp_path / "study.json")
     assert done.code == 0 and "already measured" not in done.out

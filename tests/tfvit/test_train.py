@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 import pytest
-from helpers import BIN, ENVIRONMENT, MIRRORED, SMALL
+from helpers import BIN, ENVIRONMENT, MIRRORED, SMALL, stopped
 from PIL import Image
 
 import tfvit
@@ -69,27 +69,15 @@ def test_killed_terminated_and_resumed_ends_as_unbroken(tmp_path, tfvit_cli):
     command += ("--steps", "40", "--eval-every", "4", "--seed", "3", "--out")
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     for step, stop in ((5, signal.SIGKILL), (17, signal.SIGTERM)):
-        victim = subprocess.Popen(
-            [BIN / "tfvit", *command, broken, "--resume"],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        deadline = time.monotonic() + 120
-        while max((row["step"] for row in runs.read_metrics(broken)), default=0) < step:
-            assert victim.poll() is None and time.monotonic() < deadline
-            time.sleep(0.01)
-        victim.send_signal(stop)
-        _, errors = victim.communicate(timeout=60)
-        assert "Traceback" not in errors
-    assert victim.returncode == exit_codes.PREEMPTED
+        code, errors = stopped([*command, broken, "--resume"], broken, step, stop)
+    assert code == exit_codes.PREEMPTED
     assert f"go on with: tfvit train --out {broken} --resume" in errors
-    stopped = checkpoint.read_config(broken / "last")["provenance"]["step"]
-    assert f"stopped after step {stopped} of 40" in errors
+    last = checkpoint.read_config(broken / "last")["provenance"]["step"]
+    assert f"stopped after step {last} of 40" in errors
     assert tfvit_cli(*command, whole).code == 0
     done = tfvit_cli("train", "--out", broken, "--resume")
     assert done.code == 0, done.err
-    assert f"resuming after step {stopped}" in done.out
+    assert f"resuming after step {last}" in done.out
     evaluations = [[r for r in metrics(run) if r["phase"] == "eval"] for run in (whole, broken)]
     assert evaluations[0] == evaluations[1]
     for name in ("best", "last"):

@@ -8,7 +8,7 @@ from edge_demo import files
 from edge_demo.errors import UserError
 from edge_demo.option_types import Number
 from edge_demo.tables import percent, scaled, table
-from tfvit.exit_codes import INTERRUPTED, Diverged, Stopped
+from tfvit.exit_codes import Diverged
 from tfvit.options import (
     PATH,
     ImageSize,
@@ -20,6 +20,7 @@ from tfvit.options import (
     few_shot_options,
     name_unreadable,
     need,
+    stoppable,
     strategy_option,
 )
 
@@ -111,26 +112,19 @@ def scaling(
     if dry_run:
         return _dry_run(cells)
     unreadable, diverged = {}, []
-    try:
-        with strategies.opened(devices) as strategy:
-            for number, cell in enumerate(cells, 1):
-                done = ": already measured" if study.measured(cell, protocol) else ""
-                click.echo(f"[{number}/{len(cells)}] {cell.folder}{done}")
-                if done:
-                    continue
-                try:
-                    unreadable |= study.finish(cell, protocol, strategy=strategy, cache=cache)
-                except Diverged as error:
-                    click.echo(str(error))
-                    diverged.append(str(cell.folder))
-                    continue
-                study.draw(study.rows(cells, protocol), out, data.data, protocol)
-    except Stopped as stopped:
-        click.echo("\nstopped, all saved; the same command goes on", err=True)
-        ctx.exit(stopped.exit_code)
-    except KeyboardInterrupt:
-        click.echo("\nstopped; the same command goes on", err=True)
-        ctx.exit(INTERRUPTED)
+    with stoppable(ctx, "the same command goes on"), strategies.opened(devices) as strategy:
+        for number, cell in enumerate(cells, 1):
+            done = ": already measured" if study.measured(cell, protocol) else ""
+            click.echo(f"[{number}/{len(cells)}] {cell.folder}{done}")
+            if done:
+                continue
+            try:
+                unreadable |= study.finish(cell, protocol, strategy=strategy, cache=cache)
+            except Diverged as error:
+                click.echo(str(error))
+                diverged.append(str(cell.folder))
+                continue
+            study.draw(study.rows(cells, protocol), out, data.data, protocol)
     found = study.rows(cells, protocol)
     click.echo("\n" + _table(found, protocol.shots))
     click.echo(

@@ -8,7 +8,6 @@ from edge_demo import files
 from edge_demo.errors import UserError
 from edge_demo.option_types import Number
 from edge_demo.tables import percent, table
-from tfvit.exit_codes import INTERRUPTED, Stopped
 from tfvit.options import (
     PATH,
     ImageSize,
@@ -16,6 +15,7 @@ from tfvit.options import (
     name_unreadable,
     need,
     seed_option,
+    stoppable,
     strategy_option,
 )
 
@@ -69,15 +69,8 @@ def vtab(ctx, model, out, tasks, sweep, devices, cache, json_file, plot, **optio
     names = named(tasks) if tasks else tuple(TASKS)
     given = {name: value for name, value in options.items() if value not in (None, ())}
     protocol = Protocol(checkpoint.find(model), given, sweep)
-    try:
-        with strategies.opened(devices) as strategy:
-            results = measure(protocol, names, out, strategy=strategy, cache=cache)
-    except Stopped as stopped:
-        click.echo("\nstopped, all saved; go on with the same command", err=True)
-        ctx.exit(stopped.exit_code)
-    except KeyboardInterrupt:
-        click.echo("\nstopped; go on with the same command", err=True)
-        ctx.exit(INTERRUPTED)
+    with stoppable(ctx, "go on with the same command"), strategies.opened(devices) as strategy:
+        results = measure(protocol, names, out, strategy=strategy, cache=cache)
     if results.outcomes:
         click.echo("\n" + _table(results, sweep))
         click.echo(f"\n{model} on VTAB-1k: {_in_words(*results.mean())}")
