@@ -27,7 +27,7 @@ from tfvit.progress import progress
 from tfvit.run import Run
 from tfvit.step import make_train_step
 
-LOG_EVERY = 50  # steps of training between two rows of metrics
+LOG_EVERY = 50  # steps of training between two rows of metrics, at most
 TOO_HIGH = 2.0  # times the loss of the first row, or of guessing if that is more
 
 
@@ -74,7 +74,7 @@ def train(
     how = {"cache": cache, "services": services, "unreadable": unreadable}
     batches = iter(_distributed(run, source, strategy, start, how))
     step_function = make_train_step(objective, optimizer, recipe, strategy, xla)
-    size = recipe.batch_size
+    size, log_every = recipe.batch_size, _log_every(recipe.eval_every)
 
     def evaluate(step: int, row: dict, batch: dict) -> None:
         """Scores the held-out split, has the checkpoints written and says how it stands."""
@@ -120,7 +120,7 @@ def train(
             bar.update(size)
             is_evaluation = step % recipe.eval_every == 0 or step == recipe.steps
             stop = preemption.after(step, strategy)
-            if not is_evaluation and not stop and step % LOG_EVERY:
+            if not is_evaluation and not stop and step % recipe.eval_every % log_every:
                 continue
             epoch = step * size / source.train.size
             row = _train_row(
@@ -178,6 +178,11 @@ def _distributed(
         )
 
     return strategy.distribute_datasets_from_function(share)
+
+
+def _log_every(eval_every: int) -> int:
+    """Steps between two rows of metrics, so that all are the means of about as many."""
+    return math.ceil(eval_every / math.ceil(eval_every / LOG_EVERY))
 
 
 def _train_row(

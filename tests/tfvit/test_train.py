@@ -64,6 +64,12 @@ def test_the_first_loss_of_a_zero_head_is_that_of_a_uniform_guess(tmp_path, tfvi
     assert metrics(tmp_path)[0]["loss"] == pytest.approx(math.log(10), rel=1e-6)
 
 
+def test_rows_of_metrics_are_means_of_about_as_many_steps(tmp_path, tfvit_cli):
+    steps = ("--steps", "53", "--eval-every", "53", "--set", "depth=1")
+    assert tfvit_cli("train", *QUICK, *steps, "--out", tmp_path).code == 0
+    assert [row["step"] for row in metrics(tmp_path) if row["phase"] == "train"] == [27, 53]
+
+
 def test_killed_terminated_and_resumed_ends_as_unbroken(tmp_path, tfvit_cli):
     command = ("train", *QUICK, "--set", "depth=1", "--dropout", "0.1", "--ema", "0.9")
     command += ("--steps", "40", "--eval-every", "4", "--seed", "3", "--out")
