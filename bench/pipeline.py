@@ -60,8 +60,10 @@ def sides(model: Path, video: Path, sink: TextIO) -> dict[str, Callable[[], None
     """What takes turns: each goes through all frames once."""
     import cv2
 
-    from edge_demo import Classifier, render, sources
+    from edge_demo import Classifier
+    from edge_demo.outputs import render
     from edge_demo.pipeline import Pipeline
+    from edge_demo.sources.source import open_source
 
     classifier = Classifier(model, threads=1)
     pipeline = Pipeline(classifier)
@@ -73,7 +75,7 @@ def sides(model: Path, video: Path, sink: TextIO) -> dict[str, Callable[[], None
             classifier.logits(pixels)
 
     def edge_demo() -> None:
-        with sources.open_source(str(video)) as source:
+        with open_source(str(video)) as source:
             for result in pipeline.results(source):
                 print(render.json_line(result, 5), file=sink)
 

@@ -18,7 +18,7 @@ import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from convert.tfjs_graph import INPUT, optimised
-from edge_demo.metadata import LOGITS
+from edge_demo.tflite.metadata import LOGITS
 from tfvit.preprocess import normalise
 
 PASSES = ("pruning", "constfold", "arithmetic", "dependency")

@@ -22,9 +22,9 @@ import numpy as np
 from command import Command
 from PIL import Image
 
-from edge_demo import web_server
 from edge_demo.errors import UserError
 from edge_demo.files import write_json
+from edge_demo.server import web_folder
 from edge_demo.tables import table
 from tfvit.options import need
 
@@ -96,7 +96,7 @@ def main(threads: tuple, rounds: int, report: Path | None) -> None:
     results = []
     with tempfile.TemporaryDirectory(prefix="bench") as name, _browser() as browser:
         root, contenders, reference = _make(Path(name), DIST)
-        with web_server.serve(root, ("127.0.0.1", 0), _warn) as server:
+        with web_folder.serve(root, ("127.0.0.1", 0), _warn) as server:
             opening = _opening(browser, server.url, root)
             click.echo(
                 f"first result {opening['seconds']:.2f} s after the page is opened, median of {OPENED}; "
@@ -142,7 +142,7 @@ def _make(folder: Path, dist: Path) -> tuple[Path, list[Contender], np.ndarray]:
     from peers import LAYOUTS, onnxruntime_files
 
     from convert import fold, tfjs, tfjs_graph, web
-    from edge_demo.metadata import LOGITS
+    from edge_demo.tflite.metadata import LOGITS
 
     model = random_vit.create(MODEL)
     pixels = random_vit.images(CALIBRATION_IMAGES, seed=2)
@@ -185,8 +185,8 @@ def _web_folder(
     pixels: [height, width, 3] of its one reference picture.
     """
     from convert import fold, web, written
-    from edge_demo.metadata import LOGITS
     from edge_demo.scores import SOFTMAX
+    from edge_demo.tflite.metadata import LOGITS
 
     (folder / REFERENCE).parent.mkdir()
     Image.fromarray(pixels).save(folder / REFERENCE)

@@ -36,8 +36,8 @@ from convert.tune import Quantized
 from edge_demo import machine
 from edge_demo.errors import UserError
 from edge_demo.files import write_json
-from edge_demo.metadata import FEATURES, LABELS_FILE, LOGITS, describe
-from edge_demo.parity import REPORT
+from edge_demo.measure.parity import REPORT
+from edge_demo.tflite.metadata import FEATURES, LABELS_FILE, LOGITS, describe
 from tfvit import figures
 from tfvit.data import Source
 from tfvit.evaluate import classification

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from convert import written
-from edge_demo.metadata import ATTENTION, FEATURES
+from edge_demo.tflite.metadata import ATTENTION, FEATURES
 from tfvit.evaluate import features
 from tfvit.inspect.attention import heat_maps
 from tfvit.model import Model

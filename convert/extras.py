@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from convert import edge_graph
 from convert.edge_graph import Ops, Quantize
-from edge_demo.metadata import ATTENTION, FEATURES, LOGITS
+from edge_demo.tflite.metadata import ATTENTION, FEATURES, LOGITS
 from tfvit.architecture import Architecture, ResNetArchitecture
 
 EXTRAS = (FEATURES, ATTENTION)  # in the order of the file

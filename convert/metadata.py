@@ -1,4 +1,4 @@
-"""Labels, preprocessing and provenance into a .tflite, for `edge_demo.metadata` and for MediaPipe."""
+"""Labels, preprocessing and provenance into a .tflite, for `edge_demo.tflite.metadata` and for MediaPipe."""
 
 from __future__ import annotations
 
@@ -6,10 +6,17 @@ import zlib
 from collections.abc import Sequence
 
 from convert import flatbuffer, metadata_schema
-from edge_demo.metadata import CHECKSUM, DESCRIPTION_FILE, LABELS_FILE, LOGITS, archive, as_text
 from edge_demo.preprocess import PreprocessSpec
 from edge_demo.scores import SOFTMAX
-from edge_demo.tflite_schema import ENTRY
+from edge_demo.tflite.metadata import (
+    CHECKSUM,
+    DESCRIPTION_FILE,
+    LABELS_FILE,
+    LOGITS,
+    archive,
+    as_text,
+)
+from edge_demo.tflite.schema import ENTRY
 
 
 def labels_text(labels: tuple[str, ...]) -> str:

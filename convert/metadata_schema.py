@@ -1,6 +1,6 @@
 """TFLite Metadata: what MediaPipe and other clients are told of a model's input and output.
 
-Its tables are those of `edge_demo.tflite_schema`, which reads what is needed of it.
+Its tables are those of `edge_demo.tflite.schema`, which reads what is needed of it.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from convert import flatbuffer
-from edge_demo.metadata import ATTENTION, FEATURES
 from edge_demo.preprocess import PreprocessSpec
 from edge_demo.scores import SOFTMAX
-from edge_demo.tflite_schema import FIELDS, NORMALIZATION_OPTIONS, TENSOR_AXIS_LABELS
+from edge_demo.tflite.metadata import ATTENTION, FEATURES
+from edge_demo.tflite.schema import FIELDS, NORMALIZATION_OPTIONS, TENSOR_AXIS_LABELS
 
 IDENTIFIER = b"M001"
 MIN_PARSER_VERSION = "1.0.0"  # the first one knew all that is written here

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edge_demo import images, runner
+from edge_demo import images
 from edge_demo.errors import UserError
-from edge_demo.metadata import FEATURES
+from edge_demo.measure import runner
 from edge_demo.preprocess import to_pixels
 from edge_demo.prototypes import Prototypes, fitted_scale, left_out, none
 from edge_demo.scores import SOFTMAX
+from edge_demo.tflite.metadata import FEATURES
 from tfvit.data import Source, Split
 from tfvit.data.source import part
 from tfvit.evaluate import classification

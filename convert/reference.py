@@ -14,8 +14,9 @@ from PIL import Image
 
 from convert import verify
 from convert.model import Model
-from edge_demo import images, parity, preprocess
+from edge_demo import images, preprocess
 from edge_demo.errors import UserError
+from edge_demo.measure import parity
 from tfvit.data import Source
 
 FOLDER = "reference"

@@ -11,7 +11,7 @@ import math
 from collections.abc import Collection, Iterator
 
 from convert.schemes import DYNAMIC, FLOAT, INTEGER, Scheme
-from edge_demo.metadata import ATTENTION, FEATURES, LOGITS
+from edge_demo.tflite.metadata import ATTENTION, FEATURES, LOGITS
 from tfvit.architecture import Architecture, ResNetArchitecture
 
 Range = tuple[float, float]

@@ -19,7 +19,7 @@ from convert.tfjs_graph import INPUT
 from convert.tfjs_weights import WEIGHTS, decode
 from edge_demo.errors import GateError
 from edge_demo.files import decoding, read_json
-from edge_demo.metadata import LOGITS
+from edge_demo.tflite.metadata import LOGITS
 
 FOLDER, MODEL, FORMAT = "tfjs", "model.json", "graph-model"
 SHARD = 4 * 2**20  # bytes of a shard at most: what browsers like to keep in their cache

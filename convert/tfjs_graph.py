@@ -22,7 +22,7 @@ from convert import tfjs_ops
 from convert.extras import outputs
 from convert.fold import Weights
 from edge_demo.errors import GateError
-from edge_demo.metadata import LOGITS
+from edge_demo.tflite.metadata import LOGITS
 from tfvit import architecture
 from tfvit.architecture import Architecture, ResNetArchitecture
 

@@ -21,8 +21,8 @@ from convert.extras import NORMALISED, outputs
 from convert.fold import Weights
 from convert.schemes import BLOCK, INTEGER, MIXED, Scheme, blockwise
 from convert.sites import Range
-from edge_demo.metadata import LOGITS
 from edge_demo.quiet import quiet
+from edge_demo.tflite.metadata import LOGITS
 from tfvit.architecture import Architecture
 
 _OPERATORS = {code: name for name, code in vars(schema.BuiltinOperator).items()}

@@ -13,8 +13,8 @@ import tf_keras as keras
 from convert import answers, extra_parity, written
 from convert.schemes import SCHEMES
 from convert.written import Run
-from edge_demo import runner
 from edge_demo.errors import GateError
+from edge_demo.measure import runner
 from tfvit import checkpoint, figures
 from tfvit.data import Source, Split, pipeline
 from tfvit.evaluate import classification

@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from convert import tfjs
-from edge_demo import metadata, runner
 from edge_demo.files import sha256
-from edge_demo.metadata import LOGITS
+from edge_demo.measure import runner
+from edge_demo.tflite import metadata
+from edge_demo.tflite.metadata import LOGITS
 
 Run = Callable[[np.ndarray], np.ndarray]  # uint8 [n, height, width, 3] -> logits [n, classes]
 

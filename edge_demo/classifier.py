@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from edge_demo import images, metadata, preprocess
+from edge_demo import images, preprocess
 from edge_demo.errors import UserError
-from edge_demo.foreign import Foreign
-from edge_demo.metadata import ATTENTION, FEATURES
-from edge_demo.runtime import Delegate, Runtime
 from edge_demo.scores import SCORES
+from edge_demo.tflite import metadata
+from edge_demo.tflite.foreign import Foreign
+from edge_demo.tflite.metadata import ATTENTION, FEATURES
+from edge_demo.tflite.runtime import Delegate, Runtime
 
 
 class Classifier:

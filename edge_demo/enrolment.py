@@ -8,11 +8,11 @@ from collections.abc import Callable
 import numpy as np
 
 from edge_demo.errors import UserError
-from edge_demo.metadata import FEATURES
 from edge_demo.pipeline import Pipeline
 from edge_demo.progress import progress
 from edge_demo.prototypes import Prototypes, left_out
-from edge_demo.sources import Source
+from edge_demo.sources.source import Source
+from edge_demo.tflite.metadata import FEATURES
 
 LIVE_LIMIT = 10  # pictures of a camera, if not told
 

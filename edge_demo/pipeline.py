@@ -15,11 +15,11 @@ from PIL import Image
 from edge_demo import images, preprocess
 from edge_demo.classifier import Classifier
 from edge_demo.errors import UserError
-from edge_demo.frames import Frame
 from edge_demo.results import Box, Result
 from edge_demo.scores import SIGMOID
 from edge_demo.smoothing import UNKNOWN, Smoother, Smoothing
-from edge_demo.sources import Source
+from edge_demo.sources.frames import Frame
+from edge_demo.sources.source import Source
 
 Region = tuple[float, float, float, float]  # left, top, right, bottom: pixels, or shares up to 1
 

@@ -8,7 +8,7 @@ import time
 import numpy as np
 from PIL import Image
 
-from edge_demo.frames import Frame
+from edge_demo.sources.frames import Frame
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom, in pixels
 

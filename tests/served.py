@@ -17,7 +17,8 @@ from pathlib import Path
 
 from helpers import BIN
 
-from edge_demo import server, sources
+from edge_demo.server import live_page
+from edge_demo.sources.source import Source
 
 # path -> methods; everything else is refused
 ROUTES = {
@@ -125,10 +126,10 @@ def served(model, *options, address="127.0.0.1:0"):
 
 
 @contextlib.contextmanager
-def at_once(pipeline, source=sources.Source(iter(())), draw=lambda result: result.picture):
+def at_once(pipeline, source=Source(iter(())), draw=lambda result: result.picture):
     """The server in this process: (take, its URL)."""
     said = []
-    with server.serve(
+    with live_page.serve(
         ("127.0.0.1", 0), pipeline, 5, draw, model="m", source=source, say=said.append
     ) as take:
         yield take, said[0]

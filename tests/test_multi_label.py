@@ -16,8 +16,8 @@ import tfvit
 from convert import verify
 from edge_demo import Classifier
 from edge_demo.images import read_rgb
-from edge_demo.metadata import read
 from edge_demo.preprocess import normalise, to_pixels
+from edge_demo.tflite.metadata import read
 from tfvit.model import build
 
 LABELS = ("china", "dark", "flower")

@@ -17,7 +17,8 @@ LIGHT = {
     "tfvit pretrain --help": "from tfvit.cli import main; args = ['pretrain', '--help']",
     "tfvit info": "from tfvit.cli import main; args = ['info', {model!r}]",
     "edge-demo --help": "from edge_demo.cli import main; args = ['--help']",
-    "edge_demo.runner": "from edge_demo import delegation, runner; main = lambda *a, **k: None; args = []",
+    "the runner's": "import edge_demo.measure.runner, edge_demo.tflite.delegation;"
+    " main = lambda *a, **k: None; args = []",
     "import tfvit": "import tfvit; main = lambda *a, **k: None; args = []",
 }
 
@@ -60,14 +61,31 @@ def test_the_commands_are_installed_and_know_their_version(command, process):
     assert importlib.metadata.version("tfvit") in done.out
 
 
-def test_the_built_page_ships_and_its_sources_do_not(tmp_path):
-    command = [sys.executable, "setup.py", "-q", "build", "--build-base", tmp_path]
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """What an installation copies, as `setup.py build` puts it together."""
+    base = tmp_path_factory.mktemp("build")
+    command = [sys.executable, "setup.py", "-q", "build", "--build-base", base]
     subprocess.run(command, cwd=TESTS.parent, check=True, capture_output=True)
-    built = tmp_path / "lib" / "edge_demo" / "web"
-    found = {path.relative_to(built) for path in built.rglob("*") if path.is_file()}
-    dist = TESTS.parent / "edge_demo" / "web"
-    assert found == {p.relative_to(dist) for p in (dist / "dist").rglob("*") if p.is_file()}
+    return base / "lib"
+
+
+def contents(folder):
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder) for path in files if "__pycache__" not in path.parts}
+
+
+@pytest.mark.parametrize("package", ["tfvit", "convert", "edge_demo"])
+def test_every_module_and_template_ships(built, package):
+    kept, shipped = contents(TESTS.parent / package), contents(built / package)
+    assert {p for p in shipped if p.parts[0] != "web"} == {p for p in kept if p.parts[0] != "web"}
+
+
+def test_the_built_page_ships_and_its_sources_do_not(built):
+    web = TESTS.parent / "edge_demo" / "web"
+    found = contents(built / "edge_demo" / "web")
+    assert found == {Path("dist") / path for path in contents(web / "dist")}
     assert Path("dist/index.html") in found and Path("dist/classifier.d.ts") in found
-    sizes = {path: (built / path).stat().st_size for path in found}
+    sizes = {path: (built / "edge_demo" / "web" / path).stat().st_size for path in found}
     assert max(sizes.values()) < 4e6  # the engines are packed
     assert sum(sizes.values()) < 12e6

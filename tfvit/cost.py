@@ -110,8 +110,8 @@ def throughput(model, batch_size: int) -> float:
 
 def tflite_throughput(path: Path) -> float:
     """Images per second of a .tflite on all cores of this machine, one at a time."""
-    from edge_demo import benchmark
     from edge_demo.errors import UserError
+    from edge_demo.measure import benchmark
 
     found = benchmark.measure([path], [os.cpu_count() or 1], SECONDS)[0]
     if "error" in found:

@@ -6,8 +6,8 @@ import collections
 import math
 from pathlib import Path
 
-from edge_demo import metadata
 from edge_demo.scores import SIGMOID
+from edge_demo.tflite import metadata
 from tfvit import checkpoint, tflite_graph
 from tfvit.tflite_graph import TYPES
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 from PIL import Image
 
-from edge_demo.annotate import heated
 from edge_demo.files import atomic_file
+from edge_demo.outputs.annotate import heated
 
 if TYPE_CHECKING:
     from tfvit.evaluate.fewshot import Found
@@ -297,7 +297,7 @@ def save(picture: np.ndarray, path: Path) -> None:
 def heat_maps(pixels: np.ndarray, maps: dict[str, np.ndarray], path: Path | BinaryIO) -> None:
     """Pictures, uint8 [b, height, width, 3], in rows, each with its heat maps laid over it.
 
-    maps: name of a column -> float32 [b, down, across] of any scale; see `edge_demo.annotate.heated`.
+    maps: name of a column -> float32 [b, down, across] of any scale; see `edge_demo.outputs.annotate.heated`.
     """
     figure, axes = _tiles(pixels, len(pixels), 1 + len(maps), 0.1)
     axes = axes.reshape(len(pixels), -1)

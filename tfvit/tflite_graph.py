@@ -9,8 +9,8 @@ from pathlib import Path
 
 from ai_edge_litert import schema_py_generated as schema
 
-from edge_demo import metadata
 from edge_demo.errors import UserError
+from edge_demo.tflite import metadata
 from tfvit import liveness
 from tfvit.cost import Cost
 

@@ -1,1 +1,5 @@
-"""The commands of `edge-demo`, one module each; what they run is imported when they are called."""
+"""The commands of `edge-demo`, one module each; what they run is imported when they are called.
+
+options.py   options that these share
+stopping.py  Ctrl-C as the usual end
+"""

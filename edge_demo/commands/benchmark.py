@@ -7,11 +7,11 @@ from pathlib import Path
 
 import click
 
+from edge_demo.commands.options import json_option
 from edge_demo.errors import GateError, UserError
 from edge_demo.option_types import Counts, Number
-from edge_demo.options import json_option
 
-# heading -> (key of `edge_demo.benchmark.measure`, how it is written)
+# heading -> (key of `edge_demo.measure.benchmark.measure`, how it is written)
 COLUMNS = {
     "p50": ("p50_ms", "{:.3g} ms"),
     "p90": ("p90_ms", "{:.3g} ms"),
@@ -59,8 +59,8 @@ def benchmark(models, threads, seconds, with_profile, json_file):
     first result and the part of it that is loading, peak memory. Each file has a process of its own, and
     all take turns. One that does not run is named with the reason, and the exit code is 3.
     """
-    from edge_demo import benchmark as timing
     from edge_demo import files, machine
+    from edge_demo.measure import benchmark as timing
 
     for path in models:
         if not path.is_file():
@@ -105,7 +105,7 @@ def _comparison(entries: list[dict]) -> str:
 
 def _profile(path: Path, threads: int, seconds: float) -> dict:
     """What each kind of operation takes, or why that is not known; and what XNNPACK takes of the file."""
-    from edge_demo import runner
+    from edge_demo.measure import runner
 
     try:
         times = runner.profile(path, threads, seconds)

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 
 import click
 
+from edge_demo.commands.options import runtime_options, source_options
+from edge_demo.commands.stopping import until_stopped
 from edge_demo.errors import UserError
 from edge_demo.option_types import Address, Number
-from edge_demo.options import runtime_options, source_options
-from edge_demo.stopping import until_stopped
 
 if TYPE_CHECKING:
+    from edge_demo.outputs.terminal import View
     from edge_demo.results import Result
-    from edge_demo.terminal import View
 
 RECENT = 1000  # inference times that the median is of
 NAMED = 100  # unreadable files that are named at the end
@@ -144,9 +144,11 @@ def classify(
         raise click.UsageError("Missing option '--source'.")
     if overlay and not (out or serve):
         raise click.UsageError("--overlay needs --out or --serve, where it is drawn")
-    from edge_demo import outputs, sources
+    from edge_demo.outputs import sinks
     from edge_demo.pipeline import Pipeline
     from edge_demo.smoothing import Smoothing
+    from edge_demo.sources.feeds import Wanted
+    from edge_demo.sources.source import Source, open_source
 
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")  # a bar in a terminal that has no such character
@@ -154,10 +156,10 @@ def classify(
     tally = Tally()
     with contextlib.ExitStack() as stack:
         enter = stack.enter_context
-        opened = sources.Source(iter(()))
+        opened = Source(iter(()))
         if source is not None:
-            wanted, say = sources.Wanted(size, rate, pixel_format), view.say if view else _say
-            opened = enter(sources.open_source(source, wanted, say=say))
+            wanted, say = Wanted(size, rate, pixel_format), view.say if view else _say
+            opened = enter(open_source(source, wanted, say=say))
         classifier = load(model)
         pipeline = Pipeline(classifier, Smoothing(smooth, margin, threshold), region)
         if opened.is_live or serve:
@@ -167,19 +169,19 @@ def classify(
         if view and opened.is_live:
             takes.append(view.take)
         elif form or not serve:
-            takes.append(enter(outputs.lines(form or "bars", top)))
+            takes.append(enter(sinks.lines(form or "bars", top)))
         if keep:
-            takes.append(enter(outputs.kept(keep, keep_below, keep_most)))
+            takes.append(enter(sinks.kept(keep, keep_below, keep_most)))
         if out or serve:  # which a single picture should not wait for
-            from edge_demo import annotate
+            from edge_demo.outputs import annotate
 
             draw = functools.partial(annotate.draw, top=top, attention=overlay == "attention")
         if out:
-            takes.append(enter(outputs.annotated(out, draw)))
+            takes.append(enter(sinks.annotated(out, draw)))
         if serve:
-            from edge_demo import server
+            from edge_demo.server import live_page
 
-            page = server.serve(
+            page = live_page.serve(
                 *(serve, pipeline, top, draw),
                 model=model.name,
                 source=None if source is None else opened,
@@ -232,7 +234,7 @@ class Tally:
 
 
 def _view(top: int) -> View:
-    from edge_demo.terminal import View
+    from edge_demo.outputs.terminal import View
 
     return View(top)
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
+from edge_demo.commands.options import runtime_options, source_options
 from edge_demo.errors import UserError
-from edge_demo.options import runtime_options, source_options
 
 SUFFIX = ".enrolled.tflite"
 EXAMPLES = """\b
@@ -38,9 +38,12 @@ def enroll(model, label, source, size, rate, pixel_format, region, every, limit,
     is taken for the class whose examples its features are nearest to. Pictures of a known class correct
     it, and what was known of it counts for ten of them.
     """
-    from edge_demo import enrolment, metadata, prototypes, sources
+    from edge_demo import enrolment, prototypes
     from edge_demo.pipeline import Pipeline
     from edge_demo.scores import SIGMOID
+    from edge_demo.sources.feeds import Wanted
+    from edge_demo.sources.source import open_source
+    from edge_demo.tflite import metadata
 
     if (forget is None) == (label is None) or (label is None) != (source is None):
         raise UserError("needs --label and --source, or --forget alone")
@@ -57,8 +60,8 @@ def enroll(model, label, source, size, rate, pixel_format, region, every, limit,
             raise UserError(f"{model}: has no prototypes of its classes; there is none to forget")
         found, done = known.forgotten(forget), f"forgot {forget}"
     else:
-        wanted, skipped = sources.Wanted(size, rate, pixel_format), []
-        with sources.open_source(source, wanted, say=_say) as opened:
+        wanted, skipped = Wanted(size, rate, pixel_format), []
+        with open_source(source, wanted, say=_say) as opened:
             pipeline = Pipeline(load(model), region=region)
             skip = skipped.append if opened.separate else None
             examples = enrolment.features(pipeline, opened, every, limit, skip)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
+from edge_demo.commands.options import json_option
 from edge_demo.errors import GateError, UserError
-from edge_demo.options import json_option
 
 EXAMPLES = """\b
 Examples:
@@ -31,7 +31,7 @@ def parity(report, names, threads, json_file):
     code 3 where something differs.
     """
     from edge_demo import files, machine
-    from edge_demo import parity as check
+    from edge_demo.measure import parity as check
     from edge_demo.progress import progress
     from edge_demo.tables import table
 

@@ -14,7 +14,7 @@ import click
 from edge_demo.errors import UserError
 
 if TYPE_CHECKING:
-    from edge_demo.bounded_http import Server
+    from edge_demo.server.bounded_http import Server
 
 SELF_SIGNED = (
     "a phone warns once, since this machine signed the certificate: Advanced or Details, go on"
@@ -58,12 +58,12 @@ def web(folder, host, port, https, cert, key, show):
     """
     import webbrowser
 
-    from edge_demo import certificate, web_server
-    from edge_demo.stopping import until_stopped
+    from edge_demo.commands.stopping import until_stopped
+    from edge_demo.server import certificate, web_folder
 
     if (cert is None) != (key is None):
         raise UserError("--cert and --key are the two halves of a certificate: give both")
-    root = web_server.web_folder(folder)
+    root = web_folder.find(folder)
     if cert:
         tls = certificate.context(cert, key)
     elif https:
@@ -73,7 +73,7 @@ def web(folder, host, port, https, cert, key, show):
         tls = None
     with contextlib.ExitStack() as stack:
         stack.enter_context(until_stopped())
-        server = stack.enter_context(web_server.serve(root, (host, port), _warn, tls))
+        server = stack.enter_context(web_folder.serve(root, (host, port), _warn, tls))
         urls = _urls(server)
         click.echo("\n".join(urls))
         if server.only_here:
@@ -93,8 +93,8 @@ def web(folder, host, port, https, cert, key, show):
 
 def _urls(server: Server) -> list[str]:
     """Where the page is: of this machine first, of its network last."""
-    from edge_demo.certificate import lan_addresses
-    from edge_demo.http_messages import netloc
+    from edge_demo.server.certificate import lan_addresses
+    from edge_demo.server.http_messages import netloc
 
     if not server.bound.is_unspecified:
         return [server.url]

@@ -7,7 +7,7 @@ import tensorflow as tf
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
-from edge_demo.delegation import FLOAT_ONLY, NEVER, delegation
+from edge_demo.tflite.delegation import FLOAT_ONLY, NEVER, delegation
 
 INT8 = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
 INT16 = [tf.lite.OpsSet.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8]

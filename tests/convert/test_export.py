@@ -8,8 +8,9 @@ from helpers import SMALL
 
 import tfvit
 from convert import answers, export, verify
-from edge_demo import Classifier, metadata
+from edge_demo import Classifier
 from edge_demo.preprocess import normalise
+from edge_demo.tflite import metadata
 from tfvit.data import DataOptions, open_source, pipeline
 
 

@@ -15,10 +15,10 @@ from convert import fold, qat, tflite
 from convert.extras import outputs
 from convert.schemes import SCHEMES
 from edge_demo import Classifier, UserError
-from edge_demo.frames import Frame
-from edge_demo.metadata import describe, read
 from edge_demo.pipeline import Pipeline
 from edge_demo.preprocess import normalise
+from edge_demo.sources.frames import Frame
+from edge_demo.tflite.metadata import describe, read
 from tfvit.inspect.attention import attentions
 from tfvit.model import build
 

@@ -21,8 +21,8 @@ from sklearn.datasets import load_digits
 
 from convert import metadata
 from edge_demo import Classifier, PreprocessSpec
-from edge_demo.metadata import describe, read
 from edge_demo.preprocess import to_pixels
+from edge_demo.tflite.metadata import describe, read
 
 PYTHON = Path(__file__).parents[2] / ".venv-mediapipe/bin/python"
 CLIENT = Path(__file__).with_name("mediapipe_client.py")

@@ -12,7 +12,7 @@ import tfvit
 from convert import fold, metadata, sites, tflite
 from convert.schemes import SCHEMES
 from edge_demo import Classifier, PreprocessSpec, UserError
-from edge_demo.metadata import describe, read
+from edge_demo.tflite.metadata import describe, read
 
 LABELS = ("rose", "Gänseblümchen", "tulip", "poppy", "other")
 SPEC = PreprocessSpec(32, 32, mean=(0, 0, 0), std=(1, 1, 1))

@@ -10,8 +10,8 @@ from sklearn.preprocessing import normalize
 from convert import model as models
 from convert import prototypes
 from edge_demo import Classifier, images
-from edge_demo.metadata import read
 from edge_demo.preprocess import to_pixels
+from edge_demo.tflite.metadata import read
 from tfvit.data import DataOptions, open_source
 
 

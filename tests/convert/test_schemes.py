@@ -10,7 +10,7 @@ from ai_edge_litert.interpreter import Interpreter
 from convert import qat, sites, tflite
 from convert.schemes import INTEGER, REFUSED, SCHEMES
 from edge_demo import Classifier
-from edge_demo.delegation import delegation
+from edge_demo.tflite.delegation import delegation
 
 INT8, FLOAT32, UINT8 = (getattr(schema.TensorType, t) for t in ("INT8", "FLOAT32", "UINT8"))
 NAMES = {code: name for name, code in vars(schema.BuiltinOperator).items()}

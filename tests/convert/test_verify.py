@@ -14,11 +14,12 @@ import tfvit
 from convert import edge_graph, fold, metadata, tflite, verify
 from convert import model as models
 from convert.schemes import SCHEMES
-from edge_demo import Classifier, PreprocessSpec, runner
+from edge_demo import Classifier, PreprocessSpec
 from edge_demo.errors import GateError
 from edge_demo.images import decode
-from edge_demo.metadata import read
+from edge_demo.measure import runner
 from edge_demo.preprocess import to_pixels
+from edge_demo.tflite.metadata import read
 from tfvit.data import DataOptions, open_source
 
 LABELS = tuple("0123456789")
@@ -113,7 +114,7 @@ def children():
             parent = (folder / "stat").read_text().rpartition(")")[2].split()[1]
             if (
                 int(parent) == os.getpid()
-                and b"edge_demo.runner" in (folder / "cmdline").read_bytes()
+                and b"edge_demo.measure.runner" in (folder / "cmdline").read_bytes()
             ):
                 yield int(folder.name)
 

@@ -10,9 +10,10 @@ from PIL import Image
 
 from convert import export, tfjs, web
 from convert.schemes import SCHEMES
-from edge_demo import metadata, parity
 from edge_demo.errors import GateError, UserError
+from edge_demo.measure import parity
 from edge_demo.scores import SOFTMAX
+from edge_demo.tflite import metadata
 from tfvit import checkpoint
 from tfvit.data import DataOptions, open_source
 

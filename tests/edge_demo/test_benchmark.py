@@ -12,8 +12,9 @@ import tensorflow as tf
 from ai_edge_litert import schema_py_generated as schema
 from broken_models import without_operands
 
-from edge_demo import benchmark, machine, runner
+from edge_demo import machine
 from edge_demo.errors import GateError
+from edge_demo.measure import benchmark, runner
 
 SECONDS, THREADS = 0.3, (1, 2)
 WIDTH = 2000  # of the matrix of `foreign`, whose file has 16 MB

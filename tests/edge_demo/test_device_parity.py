@@ -285,7 +285,7 @@ def test_what_is_different_is_named(spoil, copy, untrained, split_model, join_mo
 
 def test_answers_that_were_close_may_change_and_clear_ones_may_not(exported):
     """By hand: a range of 10 and a tolerance of 0.1, so that a lead of 1 is none."""
-    from edge_demo import parity
+    from edge_demo.measure import parity
 
     (whole, *_) = parity.read(exported).values()
     stored = np.array([[0.0, 4.0, 3.5], [10.0, 2.0, 1.0]])

@@ -19,10 +19,10 @@ from sklearn.neighbors import NearestCentroid
 from sklearn.preprocessing import normalize
 
 from edge_demo import Classifier, UserError, enrolment, prototypes
-from edge_demo.frames import Frame
-from edge_demo.metadata import describe, read
 from edge_demo.pipeline import Pipeline
-from edge_demo.sources import Source
+from edge_demo.sources.frames import Frame
+from edge_demo.sources.source import Source
+from edge_demo.tflite.metadata import describe, read
 
 FEW = 10
 

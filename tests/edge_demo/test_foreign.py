@@ -15,7 +15,7 @@ from convert import flatbuffer
 from convert.metadata_schema import image_classifier
 from edge_demo import Classifier, Foreign, PreprocessSpec
 from edge_demo.preprocess import to_pixels
-from edge_demo.tflite_schema import ACTIVATIONS, ENTRY, UNCHANGING
+from edge_demo.tflite.schema import ACTIVATIONS, ENTRY, UNCHANGING
 
 LABELS = tuple("abcdefghij")
 TO_ONE = ("--mean", "127.5", "--std", "127.5")

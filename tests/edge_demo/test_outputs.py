@@ -16,11 +16,11 @@ from network_camera import Camera
 from PIL import Image
 
 from edge_demo import Classifier, UserError
-from edge_demo.annotate import draw
-from edge_demo.frames import Frame
+from edge_demo.outputs.annotate import draw
 from edge_demo.pipeline import Pipeline, box_of
 from edge_demo.results import Result
-from edge_demo.sources import Source
+from edge_demo.sources.frames import Frame
+from edge_demo.sources.source import Source
 
 av = pytest.importorskip("av")
 
@@ -265,7 +265,7 @@ def test_of_a_video_at_most_one_a_second_is_kept(edge_cli, int8, clip, tmp_path)
 
 
 def test_a_label_is_no_way_out_of_the_folder(digits, tmp_path):
-    from edge_demo.outputs import kept
+    from edge_demo.outputs.sinks import kept
 
     (tmp_path / "in").mkdir()
     with kept(tmp_path / "in", 1.0, 9) as take:

@@ -17,8 +17,10 @@ from network_camera import encoded
 from PIL import Image
 from served import ROUTES, ask, at_once, parts, served, watching
 
-from edge_demo import Classifier, server, sources
-from edge_demo.frames import Frame
+from edge_demo import Classifier
+from edge_demo.server import live_page
+from edge_demo.sources.frames import Frame
+from edge_demo.sources.source import Source
 
 pytest.importorskip("av")
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
@@ -217,16 +219,16 @@ def test_a_picture_stays_and_its_label_is_escaped(
 
 
 def test_a_source_that_went_silent_is_not_well(pipeline, monkeypatch):
-    monkeypatch.setattr(server, "STALE", 0.5)
+    monkeypatch.setattr(live_page, "STALE", 0.5)
     picture = np.zeros((8, 8, 3), np.uint8)
     for live in (True, False):
-        source = sources.Source(iter(()), is_live=live)
+        source = Source(iter(()), is_live=live)
         with at_once(pipeline, source) as (take, url):
             answer = ask(url, "/health")
             assert (answer.code, json.loads(answer.text)["status"]) == (200, "starting")
             assert ask(url, "/result.json").code == ask(url, "/stream").code == 503
             frames = iter([Frame(picture, "camera", 0, time.monotonic())])
-            for result in pipeline.results(sources.Source(frames, is_live=live)):
+            for result in pipeline.results(Source(frames, is_live=live)):
                 take(result)
             assert json.loads(ask(url, "/health").text)["status"] == "ok"
             time.sleep(0.7)

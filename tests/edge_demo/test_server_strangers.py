@@ -18,8 +18,8 @@ from network_camera import Camera, encoded
 from PIL import Image
 from served import GET, POST, ROUTES, ask, at_once, mutated, parts, served, watching
 
-from edge_demo import bounded_http
-from edge_demo.frames import Frame
+from edge_demo.server import bounded_http
+from edge_demo.sources.frames import Frame
 
 pytest.importorskip("av")
 

@@ -16,8 +16,8 @@ import pytest
 from helpers import BIN, PATHS
 from network_camera import Camera, RtspCamera, encoded, jpeg
 
-from edge_demo import image_stream
-from edge_demo.live import Clock
+from edge_demo.sources import image_stream
+from edge_demo.sources.live import Clock
 
 av = pytest.importorskip("av")
 
@@ -95,10 +95,10 @@ def test_a_stream_that_goes_away_and_comes_back_goes_on(int8, kind):
 
 
 def test_the_frames_of_an_rtsp_camera_are_its_pictures():
-    from edge_demo import sources
+    from edge_demo.sources.source import open_source
 
     camera = RtspCamera()
-    with sources.open_source(camera.address) as opened:
+    with open_source(camera.address) as opened:
         found = list(itertools.islice(opened.frames, 20))
     camera.stop()
     levels = np.array([frame.image.astype(float).mean() for frame in found])
@@ -109,12 +109,12 @@ def test_the_frames_of_an_rtsp_camera_are_its_pictures():
 
 
 def test_empty_and_damaged_frames_of_a_stream_are_passed_over():
-    from edge_demo import sources
+    from edge_demo.sources.source import open_source
 
     broken = {1: b"", 2: b"\xff\xd8\xff", 3: b"no picture", 4: jpeg(9)[:200]}
     camera = Camera(picture=lambda number: broken.get(number % 6, jpeg(number)))
     said = []
-    with sources.open_source(camera.address, say=said.append) as opened:
+    with open_source(camera.address, say=said.append) as opened:
         found = list(itertools.islice(opened.frames, 10))
     camera.stop()
     assert all(frame.image.shape == (64, 64, 3) for frame in found) and not said
@@ -186,9 +186,9 @@ def test_without_picamera2_it_says_what_to_install(edge_cli, int8):
 
 
 def test_only_the_newest_frame_is_taken(camera):
-    from edge_demo import sources
+    from edge_demo.sources.source import open_source
 
-    with sources.open_source(camera.address) as opened:
+    with open_source(camera.address) as opened:
         assert opened.is_live and not opened.at_hand
         levels, numbers = [], []
         for frame, _ in zip(opened.frames, range(6)):

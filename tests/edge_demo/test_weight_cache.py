@@ -19,9 +19,10 @@ from helpers import BIN, ENVIRONMENT
 from test_edge_cli import check_one_line
 from test_foreign import LABELS, LAYOUTS, by_eights, converted
 
-from edge_demo import Classifier, Foreign, UserError, machine, metadata
+from edge_demo import Classifier, Foreign, UserError, machine
 from edge_demo.prototypes import none
-from edge_demo.weight_cache import KEPT, STALE
+from edge_demo.tflite import metadata
+from edge_demo.tflite.weight_cache import KEPT, STALE
 
 CACHE = "*.xnnpack"
 

@@ -19,7 +19,7 @@ from cryptography import x509
 from helpers import BIN
 from served import ask, running
 
-from edge_demo import certificate
+from edge_demo.server import certificate
 
 HALVES = {" ": (0, 0), "▀": (1, 0), "▄": (0, 1), "█": (1, 1)}  # light modules: upper, lower
 

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from served import GET, mutated, running
 
-from edge_demo import web_server
+from edge_demo.server import web_folder
 
 SECRET = b"not for browsers"
 WASM = np.random.default_rng(0).integers(0, 20, 3_000_000, np.uint8).tobytes()
@@ -35,7 +35,7 @@ def folder(tmp_path_factory):
     (web / "index.html").write_text("<title>page</title>" * 100)
     (web / "models/one.level/a b+c%é.tflite").write_bytes(b"model")
     (web / "engine.wasm").write_bytes(WASM)
-    for suffix in (*web_server.TYPES, ".unknown", ""):
+    for suffix in (*web_folder.TYPES, ".unknown", ""):
         (web / f"file{suffix}").write_bytes(suffix.encode() * 999)
     (web / "inside.txt").symlink_to("index.html")
     (web / "outside.txt").symlink_to(root / "report.json")
@@ -62,12 +62,12 @@ def compressed(served, path):
 # --- what is served, and how
 
 
-@pytest.mark.parametrize("suffix", [*web_server.TYPES, ".unknown", ""])
+@pytest.mark.parametrize("suffix", [*web_folder.TYPES, ".unknown", ""])
 def test_every_kind_of_file(served, folder, suffix):
     name = f"file{suffix}"
     content = (folder / "web" / name).read_bytes()
     answer = served.ask(f"/{name}")
-    kind, gains = web_server.TYPES.get(suffix, ("application/octet-stream", False))
+    kind, gains = web_folder.TYPES.get(suffix, ("application/octet-stream", False))
     assert (answer.code, answer.body) == (200, content)
     assert answer.headers["Content-Type"] == kind and answer.headers["Content-Encoding"] is None
     assert answer.headers["Content-Length"] == str(len(content))
@@ -126,7 +126,7 @@ def test_only_get_and_head(served):
 
 
 def test_a_file_that_changes_is_told_apart(site, tmp_path):
-    for name in web_server.NEEDED:
+    for name in web_folder.NEEDED:
         (tmp_path / name).write_text("old" * 1000)
     served = site(tmp_path)
     before = [served.ask("/"), compressed(served, "/")]

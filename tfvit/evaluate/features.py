@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import tf_keras as keras
 
-from edge_demo import metadata
 from edge_demo.classifier import Classifier
 from edge_demo.errors import UserError
+from edge_demo.tflite import metadata
 from tfvit import checkpoint
 from tfvit.data import Source, Split
 from tfvit.data.pipeline import Unreadable

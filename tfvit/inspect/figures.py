@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image, ImageFilter
 
-from edge_demo.annotate import heated, strength
+from edge_demo.outputs.annotate import heated, strength
 from tfvit.architecture import Architecture
 from tfvit.inspect.attention import distances
 from tfvit.page import INK, STYLE

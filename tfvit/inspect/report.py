@@ -10,10 +10,11 @@ import numpy as np
 import tensorflow as tf
 from matplotlib.figure import Figure
 
-from edge_demo import images, metadata, preprocess
+from edge_demo import images, preprocess
 from edge_demo.classifier import Classifier
 from edge_demo.errors import UserError
-from edge_demo.metadata import ATTENTION
+from edge_demo.tflite import metadata
+from edge_demo.tflite.metadata import ATTENTION
 from tfvit.architecture import Architecture, ResNetArchitecture
 from tfvit.files import staged_files
 from tfvit.inspect import figures, weights

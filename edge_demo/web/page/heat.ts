@@ -1,4 +1,4 @@
-/** Where the model looked, in colours over the picture, as `edge_demo.annotate` draws it. */
+/** Where the model looked, in colours over the picture, as `edge_demo.outputs.annotate` draws it. */
 import type { Classification } from "./classifier.js";
 
 /** From none to most, dark to bright; the darkest are the most transparent. */

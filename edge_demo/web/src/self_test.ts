@@ -1,4 +1,4 @@
-/** Whether this browser computes what the export did: its pictures and logits, as `edge_demo.parity`. */
+/** Whether this browser computes what the export did: its pictures and logits, as `edge_demo.measure.parity`. */
 
 import type { Manifest, Model, Progress, SelfTest } from "./types";
 import { download, downloadJson } from "./download";

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from edge_demo import runner
 from edge_demo.errors import GateError
+from edge_demo.measure import runner
 from edge_demo.progress import progress
 
 PERCENTILES = (50, 90, 99)

@@ -9,7 +9,7 @@ import time
 
 import click
 
-from edge_demo import render
+from edge_demo.outputs import render
 from edge_demo.results import Result
 
 REDRAW = 0.1  # seconds between two drawings

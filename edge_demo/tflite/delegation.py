@@ -33,7 +33,7 @@ def delegation(path: str | Path) -> dict:
 
     Returns `partitions`, the number of XNNPACK's parts; `delegated` of `operations`; `rest`, what it
     did not take: op, type, count and reason (None where it is not known), most frequent first.
-    Loads the file in this process, which a bad file can abort: see `runner.delegation`.
+    Loads the file in this process, which a bad file can abort: see `measure.runner`.
     """
     interpreter = Interpreter(str(path))
     interpreter.allocate_tensors()

@@ -17,7 +17,7 @@ from edge_demo.scores import NONE, SCORES
 def _list_cameras(ctx: click.Context, param: click.Parameter, asked: bool) -> None:
     if not asked:
         return
-    from edge_demo.feeds import cameras
+    from edge_demo.sources.feeds import cameras
 
     found = cameras()
     for source, name in found:
@@ -147,8 +147,8 @@ def open_classifier(
 ):
     """A Classifier as RUNTIME's options say, which are the arguments; what is not used is told on stderr."""
     from edge_demo.classifier import Classifier
-    from edge_demo.foreign import Foreign, read_labels
-    from edge_demo.runtime import Delegate
+    from edge_demo.tflite.foreign import Foreign, read_labels
+    from edge_demo.tflite.runtime import Delegate
 
     if not delegate and (delegate_option or strict_delegate):
         raise UserError("--delegate-option and --strict-delegate need --delegate")

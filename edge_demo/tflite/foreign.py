@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from edge_demo import tflite_schema
 from edge_demo.errors import UserError
 from edge_demo.preprocess import PreprocessSpec
-from edge_demo.runtime import Input
 from edge_demo.scores import NONE, SCORES, SOFTMAX
+from edge_demo.tflite import schema
+from edge_demo.tflite.runtime import Input
 
 PREPROCESSING = ("resize", "crop_fraction", "interpolation", "mean", "std")
 
@@ -44,7 +44,7 @@ class Foreign:
 
     def read(self, path: str | Path) -> Model:
         """What is known of a file; UserError if it is damaged or nobody tells its labels."""
-        inside = tflite_schema.read(path)
+        inside = schema.read(path)
         return Model(
             Path(path),
             self.labels or _labels_inside(path, inside.labels_file),
@@ -68,7 +68,7 @@ class Model:
     scores: str
     are_scores: bool
     foreign: Foreign
-    inside: tflite_schema.Told
+    inside: schema.Told
 
     def preprocess_for(self, tensor: Input) -> PreprocessSpec:
         """The preprocessing for its input; UserError if a mean or std is missing or a value is bad.

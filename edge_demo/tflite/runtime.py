@@ -189,7 +189,7 @@ def _engine(
 ) -> Engine:
     """What runs a model as it is asked for, or the CPU's Interpreter where that cannot be."""
     if weight_cache:
-        from edge_demo import weight_cache as packed
+        from edge_demo.tflite import weight_cache as packed
 
         if engine := packed.opened(path, threads, Path(weight_cache), say):
             return engine

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from edge_demo import files, images, metadata, runner
+from edge_demo import files, images
 from edge_demo.errors import GateError, UserError
+from edge_demo.measure import runner
 from edge_demo.preprocess import PreprocessSpec, to_pixels
 from edge_demo.scores import SIGMOID, decided, known
+from edge_demo.tflite import metadata
 
 REPORT = "report.json"
 GREY_LEVELS = 1  # that two implementations of the preprocessing may be apart

@@ -26,8 +26,9 @@ from ai_edge_litert.interpreter import Interpreter
 from ai_edge_litert.options import CpuOptions, Options
 from ai_edge_litert.tensor_buffer import TensorBuffer
 
-from edge_demo import files, machine, metadata
+from edge_demo import files, machine
 from edge_demo.quiet import quiet
+from edge_demo.tflite import metadata
 
 NAME = r"([0-9a-f]{8}-\d+)-([0-9a-f]{8})-([\w.+]+)\.xnnpack"  # model, processor, version of LiteRT
 PARTIAL = rf"\.{NAME}\.[0-9a-f]{{8}}\.partial"
@@ -37,7 +38,7 @@ STALE = 60  # seconds after which nobody goes on to write a partial file
 READABLE = {np.float32, np.int32, np.int8, np.uint8}  # types of outputs
 DISK_FULL = "it cannot be written; is the disk full?"
 REFUSED = "LiteRT refuses the model"
-ROOT = Path(__file__).resolve().parents[1]  # of this package
+ROOT = Path(__file__).resolve().parents[2]  # of this package
 
 
 class Unfit(Exception):
@@ -145,7 +146,7 @@ def _make(path: str | Path, cache: Path) -> None:
     temporary = cache.with_name(f".{cache.name}.{os.urandom(4).hex()}.partial")
     try:
         temporary.touch()
-        command = [sys.executable, "-m", "edge_demo.weight_cache", Path(path).resolve()]
+        command = [sys.executable, "-m", "edge_demo.tflite.weight_cache", Path(path).resolve()]
         command.append(temporary.resolve())
         streams = {"stdin": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         done = subprocess.run(

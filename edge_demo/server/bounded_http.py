@@ -22,7 +22,7 @@ import urllib.parse
 from collections.abc import Callable
 
 from edge_demo.errors import UserError
-from edge_demo.http_messages import Find, Refused, Reply, Request, json_reply, netloc
+from edge_demo.server.http_messages import Find, Refused, Reply, Request, json_reply, netloc
 
 MAX_CONNECTIONS = 64  # one more, and whoever has the least time left is cut off
 MAX_HEAD = 16 * 2**10  # bytes of a request line and its headers

@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from edge_demo.bounded_http import Server
 from edge_demo.errors import UserError
-from edge_demo.http_messages import Methods, Refused, Reply, Request
+from edge_demo.server.bounded_http import Server
+from edge_demo.server.http_messages import Methods, Refused, Reply, Request
 
 CHUNK = 2**18  # bytes read at a time
 LEVEL = 6  # of gzip
@@ -55,7 +55,7 @@ HEADERS = {
 NEEDED = ("classifier.json", "index.html")  # what makes a folder an exported web folder
 
 
-def web_folder(folder: Path) -> Path:
+def find(folder: Path) -> Path:
     """The exported web folder that `folder` is or has as web/; UserError if there is none."""
     for found in (folder, folder / "web"):
         if all((found / name).is_file() for name in NEEDED):
@@ -138,7 +138,7 @@ def serve(
     say: Callable[[str], None],
     tls: ssl.SSLContext | None = None,
 ) -> Iterator[Server]:
-    """Serves `folder`, as `web_folder` finds it, until the context ends.
+    """Serves `folder`, as `find` finds it, until the context ends.
 
     address: (host, port); port 0 picks one. say: is told of errors. tls: makes it https.
     Raises UserError where it cannot listen.

@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable, Iterator
 
 from edge_demo.errors import UserError
-from edge_demo.feeds import Feed, words
-from edge_demo.frames import Frame, Pixels
+from edge_demo.sources.feeds import Feed, words
+from edge_demo.sources.frames import Frame, Pixels
 
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds before it is tried again, doubled each time
 DRIFT = 1e-4  # how much faster than ours a source's clock may run, and no delay is seen in it

@@ -1,7 +1,7 @@
 """A .tflite in a process of its own: a bad file can abort the runtime, and the runtime its process.
 
 The parent sends requests, the child replies; each is one line of JSON, then the bytes of an array if
-the line has a `shape`. The child (`python -m edge_demo.runner`) knows nothing of TensorFlow.
+the line has a `shape`. The child (`python -m edge_demo.measure.runner`) knows nothing of TensorFlow.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from typing import BinaryIO
 
 import numpy as np
 
-from edge_demo.bare import load as load_any
 from edge_demo.classifier import Classifier
 from edge_demo.errors import GateError
-from edge_demo.metadata import LOGITS
+from edge_demo.measure.bare import load as load_any
+from edge_demo.tflite.metadata import LOGITS
 
-ROOT = Path(__file__).resolve().parents[1]  # of this package
+ROOT = Path(__file__).resolve().parents[2]  # of this package
 CHATTER = ("INFO:", "WARNING:", "VERBOSE:")  # of the runtime
 Array = np.ndarray | None
 Ask = Callable[..., tuple[dict, Array]]
@@ -112,13 +112,13 @@ def bare(path: Path, threads: int) -> Iterator[Bare]:
 
 
 def profile(path: Path, threads: int, seconds: float) -> dict:
-    """`edge_demo.profiler.profile` of a file, in a child process. Raises GateError."""
+    """`edge_demo.measure.profiler.profile` of a file, in a child process. Raises GateError."""
     with _child(path.name) as ask:
         return ask("profile", file=path, threads=threads, seconds=seconds)[0]
 
 
 def delegation(path: Path) -> dict:
-    """`edge_demo.delegation.delegation` of a file, in a child process. Raises GateError."""
+    """`edge_demo.tflite.delegation.delegation` of a file, in a child process. Raises GateError."""
     with _child(path.name) as ask:
         return ask("delegation", file=path)[0]
 
@@ -128,7 +128,7 @@ def _child(name: str) -> Iterator[Ask]:
     """Yields ask(verb, array, **arguments) -> (reply, array) of a new child process."""
     with tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(
-            [sys.executable, "-m", "edge_demo.runner"],
+            [sys.executable, "-m", "edge_demo.measure.runner"],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -231,12 +231,12 @@ def serve(requests: BinaryIO, replies: BinaryIO) -> None:
         return {"milliseconds": samples}, None
 
     def look_into(_: Array, **arguments) -> tuple[dict, Array]:
-        from edge_demo.profiler import profile
+        from edge_demo.measure.profiler import profile
 
         return profile(arguments.pop("file"), **arguments), None
 
     def divide(_: Array, file: str) -> tuple[dict, Array]:
-        from edge_demo.delegation import delegation
+        from edge_demo.tflite.delegation import delegation
 
         return delegation(file), None
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import click
 from PIL import Image
 
-from edge_demo import render
 from edge_demo.errors import UserError
+from edge_demo.outputs import render
 from edge_demo.results import Result
 from edge_demo.smoothing import UNKNOWN
 
@@ -79,7 +79,7 @@ def video(path: Path, draw: Draw) -> Iterator[Take]:
 
     It is there under its name when the context ends.
     """
-    from edge_demo.feeds import need_av
+    from edge_demo.sources.feeds import need_av
 
     need_av(str(path))
     import av

@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from edge_demo import feeds, image_stream, images
+from edge_demo import images
 from edge_demo.errors import UserError
-from edge_demo.feeds import Wanted
-from edge_demo.frames import Frame, Pixels
-from edge_demo.live import Newest
+from edge_demo.sources import feeds, image_stream
+from edge_demo.sources.feeds import Wanted
+from edge_demo.sources.frames import Frame, Pixels
+from edge_demo.sources.live import Newest
 
 VIDEOS = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mjpeg")
 

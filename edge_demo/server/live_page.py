@@ -15,15 +15,16 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
-from edge_demo import metrics, render
-from edge_demo.bounded_http import Server
 from edge_demo.errors import UserError
-from edge_demo.frames import Frame
-from edge_demo.http_messages import Refused, Reply, Request, json_reply, table
-from edge_demo.outputs import Draw, Take
+from edge_demo.outputs import render
+from edge_demo.outputs.sinks import Draw, Take
 from edge_demo.pipeline import Pipeline
 from edge_demo.results import Result
-from edge_demo.sources import Source
+from edge_demo.server import metrics
+from edge_demo.server.bounded_http import Server
+from edge_demo.server.http_messages import Refused, Reply, Request, json_reply, table
+from edge_demo.sources.frames import Frame
+from edge_demo.sources.source import Source
 
 STALE = 10.0  # seconds without a frame, after which a camera or stream counts as gone
 RECENT = 5.0  # seconds that the rate is of
