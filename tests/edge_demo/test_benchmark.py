@@ -166,7 +166,7 @@ def test_the_profile_says_where_the_time_goes_and_what_xnnpack_leaves(profiled, 
     entry = found["profiles"][str(foreign)]
     slowest, *others = entry["operations"]
     assert slowest["op"].startswith("Fully Connected") and slowest["by"] == "XNNPACK"
-    assert slowest["milliseconds"] > 10 * sum(o["milliseconds"] for o in others)
+    assert slowest["milliseconds"] > sum(o["milliseconds"] for o in others)
     assert [o["op"] for o in others if o["by"] == "LiteRT"] == ["CUMSUM"]
     assert [rest["op"] for rest in entry["delegation"]["rest"]] == ["CUMSUM"]
     assert "XNNPACK takes 1 of 2 operations of the file, in 1 part." in out
