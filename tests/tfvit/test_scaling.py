@@ -122,6 +122,8 @@ def test_a_grid_of_runs_trained_alike(study):
         assert cell["epochs"] == pytest.approx(STEPS * BATCH / cell["images"])
         assert run["architecture"].get("depth", 1) == 1  # which a ResNet knows nothing of
     assert first[0]["exaflops"] == first[1]["exaflops"]
+        kept = {path.name for path in folder.iterdir()}
+        assert runs.BEST in kept and not kept & {runs.LAST, runs.PREVIOUS}
 
 
 def test_a_study_grows_and_what_is_finished_is_left_alone(study, tmp_path, tfvit_cli):
@@ -165,7 +167,7 @@ def test_a_cell_is_what_train_makes_of_a_fraction(study, tmp_path, tfvit_cli):
     assert done.code == 0, done.err
     first, second = (
         checkpoint.read_weights(path, checkpoint.read_config(path))
-        for path in (tmp_path / "run/last", study[0] / "vit-ti-8/0.1/last")
+        for path in (tmp_path / "run/best", study[0] / "vit-ti-8/0.1/best")
     )
     assert all(np.array_equal(first[name], second[name]) for name in first | second)
 
@@ -212,11 +214,12 @@ def test_killed_or_stopped_it_goes_on_and_ends_as_unbroken(stop, study, tmp_path
     assert done.code == 0 and "already measured" not in done.out
     (found,) = json.loads((tmp_path / "study.json").read_text())["cells"]
     assert found["measured"]
-    first, second = (  # the same, though evaluated more often here, to be stopped early
-        checkpoint.read_weights(path, checkpoint.read_config(path))
-        for path in (out / "vit-ti-8/1/last", study[0] / "vit-ti-8/1/last")
-    )
-    assert all(np.array_equal(first[key], second[key]) for key in first | second)
+    scores = []  # the same after the last step, though evaluated more often here, to be stopped early
+    for folder in (out / "vit-ti-8/1", study[0] / "vit-ti-8/1"):
+        rows = [row for row in runs.read_metrics(folder) if row["phase"] == "eval"]
+        scores.append({key: rows[-1][key] for key in ("step", "loss", "top1", "top5")})
+        assert not (folder / runs.LAST).exists()
+    assert scores[0] == scores[1] and scores[0]["step"] == STEPS
 
 
 @pytest.mark.long
