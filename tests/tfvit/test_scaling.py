@@ -16,6 +16,7 @@ from scipy import ndimage
 import tfvit
 from tfvit import architecture, checkpoint, cost, exit_codes, plots, runs
 from tfvit.architecture import Architecture, ResNetArchitecture
+from tfvit.data import DataOptions, open_source
 
 JFT, CLASSES = 303_000_000, 18_291  # images and classes of JFT-300M: arXiv 2010.11929, section 4.1
 
@@ -121,9 +122,9 @@ def test_a_grid_of_runs_trained_alike(study):
         assert scored == [6, 12]
         assert cell["epochs"] == pytest.approx(STEPS * BATCH / cell["images"])
         assert run["architecture"].get("depth", 1) == 1  # which a ResNet knows nothing of
-    assert first[0]["exaflops"] == first[1]["exaflops"]
         kept = {path.name for path in folder.iterdir()}
         assert runs.BEST in kept and not kept & {runs.LAST, runs.PREVIOUS}
+    assert first[0]["exaflops"] == first[1]["exaflops"]
 
 
 def test_a_study_grows_and_what_is_finished_is_left_alone(study, tmp_path, tfvit_cli):
@@ -199,6 +200,21 @@ def test_the_same_epochs_cost_less_on_less_data(tmp_path, tfvit_cli):
         assert flops[0] / flops[1] == pytest.approx(int(steps[0]) / int(steps[1]), rel=0.01)
         assert "2 runs, " in done.out and "at 1 TFLOP/s" in done.out
     assert not out.exists()
+
+
+def test_another_few_shot_set_has_its_own_share_held_out(study, photos, tmp_path, tfvit_cli):
+    """Also where the data have a test split already, of which no share is taken."""
+    shutil.copytree(study[0] / "vit-ti-8/1", tmp_path / "vit-ti-8/1")
+    few = ("--fewshot-data", photos / "train", "--out", tmp_path, "--fractions", "1")
+    done = tfvit_cli(*FIRST, *few)
+    assert done.code == 2 and "train: no train/ and test/ inside; add --split 0.1" in done.err
+    done = tfvit_cli(*FIRST, *few, "--split", "0.25", "--json", tmp_path / "study.json")
+    assert done.code == 0 and "step " not in done.out, done.err
+    (cell,) = json.loads((tmp_path / "study.json").read_text())["cells"]
+    tested = cell["measured"]["few_shot"]
+    expected = open_source(DataOptions(str(photos / "train"), holdout=0.25)).eval
+    assert (tested["split"], tested["images"]) == ("held out", expected.size)
+    assert cell["measured"]["held_out"]["images"] == 348
 
 
 @pytest.mark.parametrize(

@@ -74,6 +74,7 @@ class Source:
     classes: tuple[int, ...] | None = None
 
 
+NAMED = ("tfds:", "vtab:")  # what `--data` begins with where it is no folder
 UNLABELLED = {"labels": ("0",), "multi_label": False}  # as a backbone is imported
 TRAIN_NAMES = ("train",)
 VALIDATION_NAMES = ("val", "validation", "valid")
@@ -106,7 +107,7 @@ def open_source(options: DataOptions, *, prefer: str = "test", labelled: bool = 
         )  # it takes the fraction itself
     elif options.data.startswith("vtab:"):
         source = vtab.open_vtab(options, prefer)
-    elif options.data == "digits" and not Path("digits").is_dir():
+    elif _is_digits(options.data):
         source = digits.open_digits(options)
     elif labelled:
         source = folder.open_folder(options, names)
@@ -117,6 +118,23 @@ def open_source(options: DataOptions, *, prefer: str = "test", labelled: bool = 
     if fraction is None or source.train is None:
         return source
     return dataclasses.replace(source, train=share(source.train, fraction))
+def in_one_part(data: str) -> bool:
+    """Whether `--data` is a folder with neither train/ nor test/, of which a share is held out.
+
+    Raises UserError if there is no such folder.
+    """
+    from tfvit.data import folder
+
+    if data.startswith(NAMED) or _is_digits(data):
+        return False
+    with folder.opened(data) as root:
+        return not folder.named_splits(root, DataOptions(data))
+
+
+def _is_digits(data: str) -> bool:
+    return data == "digits" and not Path(data).is_dir()
+
+
 
 
 def choose(
