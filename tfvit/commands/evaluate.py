@@ -106,7 +106,7 @@ def evaluate(
     if strict and predictions.unreadable:
         raise UserError(next(iter(predictions.unreadable.values())))
     reassessed = real.score(predictions, labels, source, deserved) if real_labels else None
-    if source.classes is not None:
+    if not source.multi_label:
         predictions, labels = within(predictions, labels, source)
     scores = score(predictions, labels)
     in_words = _in_words(scores.headline())
