@@ -111,13 +111,10 @@ def scaling(
     data = few = data_of(options)
     if fewshot_data is not None:
         few = DataOptions(fewshot_data)
-        if in_one_part(fewshot_data):
-            few = dataclasses.replace(few, holdout=data.holdout)
+        if in_one_part(few.data):
+            few = DataOptions(few.data, data.holdout)
             if not in_one_part(data.data):
-                data, options = (
-                    dataclasses.replace(data, holdout=None),
-                    {**options, "holdout": None},
-                )
+                options["holdout"] = None
     protocol = study.Protocol(few, shots, seeds, l2)
     cells = study.grid(options, models, fractions, out, same)
     fewshot.check(open_source(few), shots)
