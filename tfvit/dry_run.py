@@ -6,11 +6,11 @@ import dataclasses
 from collections.abc import Callable
 
 import tensorflow as tf
-import tf_keras as keras
 
 from edge_demo.tables import scaled
-from tfvit import flops
-from tfvit.model import build, named_weights
+from tfvit import flops, state
+from tfvit.model import build
+from tfvit.objectives.objective import Objective
 from tfvit.optimizer import RULES, frozen
 from tfvit.recipe import DTYPES
 from tfvit.run import Run
@@ -79,10 +79,15 @@ class DryRun:
 
 
 def of_run(run: Run, examples: int, devices: int = 1) -> DryRun:
-    """The cost of a run; examples: images of its training split."""
+    """The cost of a run, but for what a teacher takes; examples: images of its training split."""
     how = run.recipe
+
+    def objective() -> Objective:
+        model = build(run.architecture, dtype=DTYPES[how.dtype], remat=how.remat)
+        return state.learning(model, how)
+
     return describe(
-        lambda: build(run.architecture, dtype=DTYPES[how.dtype], remat=how.remat),
+        objective,
         batch_size=how.batch_size,
         steps=how.steps,
         examples=examples,
@@ -95,7 +100,7 @@ def of_run(run: Run, examples: int, devices: int = 1) -> DryRun:
 
 
 def describe(
-    make: Callable[[], keras.Model],
+    make: Callable[[], Objective],
     *,
     batch_size: int,
     steps: int,
@@ -106,10 +111,10 @@ def describe(
     accumulate: int = 1,
     frozen: Callable[[str], bool] = lambda name: False,
 ) -> DryRun:
-    """The cost of training a model, counted on the graph of a step that is never run.
+    """The cost of learning something, counted on the graph of a step that is never run.
 
-    make: () -> the model, as `lambda: build(arch, dtype=..., remat=...)`. It is called inside a graph,
-        where weights have shapes and no memory.
+    make: () -> what is learned, as `lambda: state.learning(build(arch, dtype=..., remat=...), recipe)`. It is
+        called inside a graph, where weights have shapes and no memory.
     batch_size: global; `devices` and `accumulate` divide it.
     examples: images of the training split.
     slots_per_weight: values the optimizer keeps per trainable weight: 2 of Adam, 1 of momentum.
@@ -120,15 +125,17 @@ def describe(
     """
     at_once = -(-batch_size // (devices * accumulate))
     with tf.Graph().as_default() as graph:
-        model = make()
-        weights = named_weights(model)
-        images = tf.compat.v1.placeholder(tf.float32, [at_once, *model.input_shape[1:]])
-        targets = tf.compat.v1.placeholder(tf.float32, [at_once, model.output_shape[-1]])
-        logits = model(images, training=True)
-        forward = flops.needed(graph, [logits])
-        loss = tf.nn.softmax_cross_entropy_with_logits(targets, logits)
-        learning = {id(w) for w in model.trainable_weights}
-        chosen = [w for n, w in weights.items() if id(w) in learning and not frozen(n)]
+        objective = make()
+        model, weights = objective.model, objective.weights
+        batch = {
+            "pixels": tf.compat.v1.placeholder(tf.uint8, [at_once, *model.input_shape[1:]]),
+            "label": tf.compat.v1.placeholder(tf.int64, [at_once]),
+            "mask": tf.compat.v1.placeholder(tf.float32, [at_once]),
+        }
+        batch = objective.prepared(batch, tf.zeros([2], tf.int32), 0)
+        loss = objective.losses(batch)["loss"]
+        forward = flops.needed(graph, [loss])
+        chosen = [w for n, w in weights.items() if w.trainable and not frozen(n)]
         gradients = [g for g in tf.gradients(loss, chosen) if g is not None]
         step = flops.needed(graph, gradients)
         macs = flops.multiply_adds(forward), flops.multiply_adds(step)

@@ -82,17 +82,17 @@ class ImageSizes(ImageSize):
 
 
 class Place(click.ParamType):
-    """ROW,COLUMN, counted from 0."""
+    """ROW,COLUMN, counted from 1; as a value from 0."""
 
     name = "ROW,COLUMN"
 
     def convert(self, value, param, ctx) -> tuple[int, int]:
         if isinstance(value, (tuple, list)):
             return tuple(value)
-        match = re.fullmatch(r"(\d{1,5}),(\d{1,5})", value)
+        match = re.fullmatch(r"0*([1-9]\d{0,4}),0*([1-9]\d{0,4})", value)
         if not match:
-            self.fail(f"{value!r} is not ROW,COLUMN")
-        return int(match[1]), int(match[2])
+            self.fail(f"{value!r} is not ROW,COLUMN, counted from 1")
+        return int(match[1]) - 1, int(match[2]) - 1
 
 
 class Names(click.ParamType):

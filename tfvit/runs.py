@@ -11,6 +11,7 @@ workers/        logs of the other workers of `tfvit launch`
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from pathlib import Path
 
@@ -100,6 +101,12 @@ def read_settings(folder: Path) -> dict | None:
         return None
     except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: damaged ({error})") from None
+
+
+def drop(folder: Path, *names: str) -> None:
+    """Removes these of the checkpoints of a run that has ended and been measured."""
+    for name in names:
+        shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def _line(row: dict) -> str:

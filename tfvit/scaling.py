@@ -145,6 +145,7 @@ def measured(cell: Cell, protocol: Protocol) -> dict | None:
 def finish(cell: Cell, protocol: Protocol, **how) -> Unreadable:
     """Trains a cell from where it stands, measures its best checkpoint and leaves that in `measured.json`.
 
+    What resuming alone would need is removed then: the last checkpoints, with the optimizer's state.
     how: further arguments of `tfvit.train.train`, whose errors it raises, and those of `fewshot.measure`.
     Returns the files that were left out.
     """
@@ -169,6 +170,7 @@ def finish(cell: Cell, protocol: Protocol, **how) -> Unreadable:
         "few_shot": {**tested, **found.fixed[0].to_json()},
     }
     write_json(cell.folder / MEASURED, values)
+    runs.drop(cell.folder, runs.LAST, runs.PREVIOUS)
     keras.backend.clear_session()
     return unreadable | predictions.unreadable | found.unreadable
 

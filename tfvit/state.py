@@ -18,7 +18,7 @@ from tfvit.objectives.labels import Labels
 from tfvit.objectives.masked_modeling import MaskedModeling
 from tfvit.objectives.objective import Objective
 from tfvit.optimizer import Optimizer
-from tfvit.recipe import DTYPES
+from tfvit.recipe import DTYPES, Recipe
 from tfvit.run import Run
 from tfvit.saving import Saved
 
@@ -43,11 +43,15 @@ def create(run: Run, source: Source) -> tuple[Objective, Optimizer]:
     ):  # of many classes few are there: a start from one half would be far off
         model.get_layer("head").bias.assign([-math.log(len(labels))] * len(labels))
     depth = getattr(run.architecture, "depth", 0)
-    if recipe.pretraining:
-        objective: Objective = MaskedModeling(model, recipe)
-    else:
-        objective = Labels(model, recipe, load_teacher(run, labels))
+    objective = learning(model, recipe, load_teacher(run, labels))
     return objective, Optimizer(recipe, objective.weights, depth)
+
+
+def learning(model: Model, recipe: Recipe, teacher: Model | None = None) -> Objective:
+    """What a recipe has a model learn; UserError if the model cannot."""
+    if recipe.pretraining:
+        return MaskedModeling(model, recipe)
+    return Labels(model, recipe, teacher)
 
 
 def load_teacher(run: Run, labels: tuple[str, ...]) -> Model | None:

@@ -99,8 +99,13 @@ class Stages:
 def stages(model: keras.Model) -> Stages:
     """The stages of a model that `graph` has built."""
     arch = model.architecture
-    embedded, placed = (model.get_layer(n).output for n in ("embedding", "position/dropout"))
-    first, second = keras.Model(model.input, embedded), keras.Model(embedded, placed)
+    names = [layer.name for layer in model.layers]
+    start, end = names.index("embedding"), names.index("position/dropout")
+    first = keras.Model(model.input, model.layers[start].output)
+    x = patches = keras.Input(first.output_shape[1:], dtype=first.output.dtype)
+    for layer in model.layers[start + 1 : end + 1]:
+        x = layer(x)
+    second = keras.Model(patches, x)
     blocks = [model.get_layer(f"block_{i}") for i in range(arch.depth)]
     norm = model.get_layer("norm")
 

@@ -15,7 +15,9 @@ from small_models import SMALL, small
 import tfvit
 from tfvit import architecture, cost, dry_run, liveness, tflite_graph
 from tfvit.model import build
+from tfvit.recipe import Recipe
 from tfvit.resnet import StdConv
+from tfvit.state import learning
 
 # torchvision/models/vision_transformer.py, "num_params" and "_ops": parameters, and 1e9 multiply-adds of
 # matrix products and convolutions.
@@ -76,7 +78,9 @@ def test_timms_table(name, size):
 def test_blocks_are_alike():
     arch = architecture.named("vit-ti/8", 5, (24, 40), **{**SMALL, "depth": 5})
     found = cost.of_architecture(arch)
-    whole = dry_run.describe(lambda: build(arch), batch_size=1, steps=1, examples=1)
+    whole = dry_run.describe(
+        lambda: learning(build(arch), Recipe()), batch_size=1, steps=1, examples=1
+    )
     assert (found.parameters, found.macs) == (whole.parameters, whole.macs_per_image)
     assert cost.of_architecture(dataclasses.replace(arch, depth=1)).macs < found.macs
 

@@ -220,3 +220,9 @@ def test_a_set_that_cannot_be_used_is_one_line_that_names_it(mocked, case):
     assert len(message) < 500
     for part in parts:
         assert part in message
+
+
+@pytest.mark.parametrize("name", ["tfds:div2k", "tfds:imdb_reviews"])
+def test_without_labels_there_must_be_one_picture_as_well(mocked, name):
+    with pytest.raises(UserError, match=f"^{name}: not a set of one image each$"):
+        open_source(DataOptions(name), labelled=False)

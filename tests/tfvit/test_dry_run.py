@@ -11,12 +11,14 @@ from small_models import SMALL
 from tfvit import architecture, flops
 from tfvit.dry_run import describe
 from tfvit.model import build
+from tfvit.recipe import Pretraining, Recipe
+from tfvit.state import learning
 
 RUN = {"batch_size": 8, "steps": 100, "examples": 400}
 
 
-def dry_run(arch, dtype="float32", **changes):
-    return describe(lambda: build(arch, dtype=dtype), **{**RUN, **changes})
+def dry_run(arch, dtype="float32", recipe=Recipe(), **changes):
+    return describe(lambda: learning(build(arch, dtype=dtype), recipe), **{**RUN, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +47,32 @@ def test_the_cost_of_a_hybrid_by_hand():
     block = 5 * (4 * 192 * 192 + 2 * 192 * 768) + 2 * 5 * 5 * 192  # 4 patches and the class token
     found = dry_run(architecture.named("r+vit-ti/16", 1000, 64, depth=2))
     assert found.macs_per_image == root + patches + 2 * block + 192 * 1000
+
+
+def test_the_cost_of_masked_patches_by_hand(small):
+    width, hidden, tokens = SMALL["width"], SMALL["mlp_dim"], 1 + 15
+    recipe = Recipe(pretraining=Pretraining("masked-patch", "mean-color", 0.5))
+    found = dry_run(small, recipe=recipe, batch_size=recipe.batch_size)
+    block = tokens * (4 * width**2 + 2 * width * hidden) + 2 * tokens**2 * width
+    assert found.macs_per_image == 15 * 8 * 8 * 3 * width + 2 * block + 8 * width * 512
+    # a mask and a head that tells colours, instead of that of 5 classes
+    added = width + (width + 1) * (512 - 5)
+    assert found.parameters == found.trainable == dry_run(small).parameters + added
+
+
+def test_the_cost_of_a_masked_autoencoder_by_hand(small):
+    """Its encoder sees 3 of 15 patches."""
+    width, hidden, decoder = SMALL["width"], SMALL["mlp_dim"], 96
+
+    def block(tokens, width, hidden):
+        return tokens * (4 * width**2 + 2 * width * hidden) + 2 * tokens**2 * width
+
+    how = Pretraining("mae", "normalized", 0.75, decoder_width=decoder, decoder_depth=1)
+    recipe = Recipe(pretraining=how)
+    found = dry_run(small, recipe=recipe, batch_size=recipe.batch_size)
+    encoding = 15 * 8 * 8 * 3 * width + 2 * block(1 + 3, width, hidden)
+    decoding = (1 + 3) * width * decoder + block(1 + 15, decoder, 4 * decoder)
+    assert found.macs_per_image == encoding + decoding + 12 * decoder * (8 * 8 * 3)
 
 
 def test_memory_follows_what_is_asked_for(small):

@@ -117,7 +117,7 @@ def evaluate(tfvit_cli, tmp_path, *args):
 
 
 def test_the_sets_of_200_classes():
-    assert imagenet.are_synsets(SYNSETS)
+    assert imagenet.synsets() == SYNSETS
     assert set(imagenet.SUBSETS) == {"imagenet_a", "imagenet_r"}
     sums = {}  # CRC-32 of the numbers in their authors' eval.py
     for name, classes in imagenet.SUBSETS.items():
@@ -147,6 +147,26 @@ def test_a_set_is_answered_by_its_classes_alone(name, prepared, saved, logits, t
         assert scores["loss"] == pytest.approx(losses.mean(), rel=1e-4)
         assert len(scores["confusion"]) == len(scores["per_class"]) == len(classes)
     assert list(stored[0]["per_class"]) == [NUMBERS[number] for number in classes]
+
+
+def test_a_folder_of_some_of_the_classes_is_answered_by_these(
+    files, saved, logits, tfvit_cli, tmp_path
+):
+    classes = np.arange(3, 1000, 130)
+    for path, number in zip(files, classes, strict=True):
+        copy = tmp_path / "photos/test" / SYNSETS[number] / path.name
+        copy.parent.mkdir(parents=True)
+        copy.write_bytes(path.read_bytes())
+    among = logits[:, classes].astype(float)
+    losses = np.log(np.exp(among - np.diag(among)[:, np.newaxis]).sum(axis=1))
+    for labels in (NUMBERS, SYNSETS, WORDS):
+        _, stored = evaluate(tfvit_cli, tmp_path, saved(labels), "--data", tmp_path / "photos")
+        assert stored["loss"] == pytest.approx(losses.mean(), rel=1e-4)
+        assert stored["top1"] == np.mean(among.argmax(axis=1) == np.arange(8))
+        assert len(stored["confusion"]) == len(stored["per_class"]) == 8
+    few = saved(tuple(SYNSETS[number] for number in (0, *classes, 1)))  # of another task
+    _, stored = evaluate(tfvit_cli, tmp_path, few, "--data", tmp_path / "photos")
+    assert len(stored["confusion"]) == 10
 
 
 def test_corruptions_of_a_set_are_answered_by_its_classes_too(prepared, saved, tfvit_cli, tmp_path):

@@ -263,6 +263,25 @@ def test_of_pictures_drawn_before_only_those_drawn_again_are_left(pictures, tmp_
         assert left == {"inspect.html", "inspect", "mine.png"}
 
 
+def test_a_query_is_counted_from_1_as_all_that_people_read(pictures, tmp_path, tfvit_cli):
+    tfvit.save(small(image_size=(HEIGHT, WIDTH)), tmp_path / "model")
+    photo = pictures / "china.png"
+    command = ("inspect", tmp_path / "model", "--image", photo, "--out", tmp_path / "out")
+    for place, number in {(0, 0): "1,1", (2, 4): "3,5"}.items():
+        done = tfvit_cli(*command, "--query", number)
+        assert done.code == 0, done.err
+        row, column = number.split(",")
+        page = (tmp_path / "out/inspect.html").read_text()
+        assert f"Attention of the patch in row {row}, column {column}." in page
+        found, drawn = report.gather(tfvit.load(tmp_path / "model"), [photo], query=place)
+        report.write(found, drawn, tmp_path / "expected", "model")
+        one, other = (
+            np.asarray(Image.open(tmp_path / folder / "inspect/heads-1.png"))
+            for folder in ("out", "expected")
+        )
+        np.testing.assert_array_equal(one, other)
+
+
 def test_int8_beside_float(telling, digits_run, pictures, tmp_path, tfvit_cli):
     files = [
         option
@@ -305,7 +324,9 @@ def test_a_file_called_as_the_checkpoints_own_map_is_told_apart(telling, digits_
 
 
 BAD = {
-    "patch": (("--query", "3,0"), "no patch 3,0: vit-ti/8 has 3 rows and 5 columns"),
+    "row": (("--query", "4,1"), "no such patch: vit-ti/8 has 3 rows and 5 columns"),
+    "column": (("--query", "1,6"), "no such patch: vit-ti/8 has 3 rows and 5 columns"),
+    "row 0": (("--query", "0,3"), "'0,3' is not ROW,COLUMN, counted from 1"),
     "no place": (("--query", "middle"), "'middle' is not ROW,COLUMN"),
     "picture": (("--image", "nowhere.jpg"), "nowhere.jpg: no such file or folder"),
     "no picture": (("--image", __file__), "test_inspect.py: not a JPEG"),
@@ -320,7 +341,7 @@ BAD = {
 
 
 def test_a_query_needs_a_picture(tmp_path, tfvit_cli):
-    done = tfvit_cli("inspect", tmp_path, "--query", "0,0", "--out", tmp_path / "out")
+    done = tfvit_cli("inspect", tmp_path, "--query", "1,1", "--out", tmp_path / "out")
     assert (done.code, done.err) == (2, "error: --tflite and --query need a picture: --image\n")
 
 
@@ -344,7 +365,7 @@ def test_a_resnet_has_no_attention_to_look_at(pictures, telling, tmp_path, tfvit
         inspect.look(model, inputs(1, 32, 32))
     tfvit.save(model, tmp_path / "model")
     command = ("inspect", tmp_path / "model", "--image", pictures, "--out", tmp_path / "out")
-    for options in (("--query", "0,0"), ("--tflite", telling / "int8.tflite")):
+    for options in (("--query", "1,1"), ("--tflite", telling / "int8.tflite")):
         done = tfvit_cli(*command, *options)
         assert (done.code, done.err) == (2, f"error: {message}\n")
     assert not (tmp_path / "out").exists()

@@ -15,8 +15,8 @@ from edge_demo.errors import UserError
 from tfvit.architecture import ResNetArchitecture
 from tfvit.model import build, named_weights
 from tfvit.objectives import OBJECTIVES, TARGETS, targets
-from tfvit.objectives.masked_modeling import MaskedModeling
-from tfvit.objectives.masking import MASKINGS
+from tfvit.objectives.masked_modeling import MaskedModeling, as_trained_on
+from tfvit.objectives.masking import MASKINGS, to_predict
 from tfvit.optimizer import Optimizer
 from tfvit.recipe import Pretraining, Recipe
 from tfvit.step import forward_backward, make_train_step
@@ -46,13 +46,21 @@ def randomised(model, weights, seed=5):
 
 def masking(objective, outputs, **changes):
     model = small(**changes)
-    found = MASKINGS[objective](model, HOW[objective], outputs)
+    found = MASKINGS[objective].prediction(model, HOW[objective], outputs)
     randomised(model, found.weights)
     return model, found, {name: v.numpy().astype(np.float64) for name, v in found.weights.items()}
 
 
-def noise(draws, count=BATCH, n=N, seed=2):
-    return np.random.default_rng(seed).random((draws, count, n)).astype(np.float32)
+def noise(objective, count=BATCH, n=N, seed=2):
+    shape = (MASKINGS[objective].draws, count, n)
+    return np.random.default_rng(seed).random(shape).astype(np.float32)
+
+
+def planned(objective, drawn):
+    """What is hidden, of numbers drawn [draws, b, n]."""
+    arch = small(image_size=(PATCH, PATCH * drawn.shape[2])).architecture
+    count = to_predict(arch, HOW[objective].masked)
+    return MASKINGS[objective].plan(tf.constant(drawn), count)
 
 
 def patches_of(images):
@@ -139,9 +147,8 @@ def test_a_perfect_prediction_has_no_loss_and_shows_the_patch(name):
 
 def test_masked_patches_are_corrupted_in_the_papers_shares():
     count, n = 2000, 49
-    model = small(image_size=(56, 56))
-    found = MASKINGS["masked-patch"](model, HOW["masked-patch"], 512)
-    plan = {k: v.numpy() for k, v in found.plan(tf.constant(noise(found.draws, count, n))).items()}
+    drawn = noise("masked-patch", count, n)
+    plan = {k: v.numpy() for k, v in planned("masked-patch", drawn).items()}
     places, source = plan["places"], plan["source"]
     assert places.shape == (count, 25) and all(len(set(row)) == 25 for row in places[:50])
     everywhere = np.bincount(places.ravel(), minlength=n) / count
@@ -161,7 +168,7 @@ def test_masked_patches_are_corrupted_in_the_papers_shares():
 def test_masked_patch_prediction_is_the_papers():
     model, found, w = masking("masked-patch", 512)
     images = pixels()
-    plan = found.plan(tf.constant(noise(found.draws)))
+    plan = planned("masked-patch", noise("masked-patch"))
     places, source = plan["places"].numpy(), plan["source"].numpy()
     x = embedded((images - 127.5) / 127.5, w)
     with_mask = np.concatenate([x, np.repeat(w["pretraining/mask/token"], BATCH, 0)], 1)
@@ -187,7 +194,7 @@ def test_masked_patch_prediction_is_the_papers():
 def test_mae_is_the_published_forward_pass_and_loss():
     """The steps of facebookresearch/mae models_mae.py under its names, in float64."""
     model, found, w = masking("mae", PATCH**2 * 3)
-    images, drawn = pixels(), noise(1)
+    images, drawn = pixels(), noise("mae")
     normal = (images - 127.5) / 127.5
     x = embedded(normal, w) + w["position/embedding"][:, 1:]
     len_keep = int(N * 0.25)
@@ -214,7 +221,7 @@ def test_mae_is_the_published_forward_pass_and_loss():
     mean, var = target.mean(-1, keepdims=True), target.var(-1, keepdims=True, ddof=1)
     target = (target - mean) / (var + 1e-6) ** 0.5
     loss = ((((pred - target) ** 2).mean(-1)) * mask).sum() / mask.sum()
-    plan = found.plan(tf.constant(drawn))
+    plan = planned("mae", drawn)
     prediction = found.predict(tf.constant(normal, tf.float32), plan, False)
     parts = tf.gather(targets.patches(tf.constant(images), PATCH), plan["places"], batch_dims=1)
     ours = targets.TARGETS["normalized"].losses(prediction, parts, model.preprocess)["loss"]
@@ -224,10 +231,10 @@ def test_mae_is_the_published_forward_pass_and_loss():
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_nothing_of_what_is_masked_reaches_the_prediction(objective):
     _, found, _ = masking(objective, 512)
-    drawn = noise(found.draws)
+    drawn = noise(objective)
     if objective == "masked-patch":
         drawn[1] = 0.5  # all of them behind the mask token
-    plan = found.plan(tf.constant(drawn))
+    plan = planned(objective, drawn)
     images, others = pixels(), pixels(seed=9)
     hidden = np.zeros((BATCH, N), bool)
     np.put_along_axis(hidden, plan["places"].numpy(), True, 1)
@@ -320,6 +327,22 @@ def test_accumulated_and_under_xla_it_is_the_same_step(objective):
         figures = step(batch_for(learnt.model), tf.constant(1))
         found.append({name: float(figures[name]) for name in ("loss", "gradient_norm", "images")})
     assert found[0] == pytest.approx(found[1], rel=1e-4)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_a_batch_is_shown_as_the_step_hides_it(objective):
+    learnt, recipe = learning(objective, "full", recipe=Recipe(steps=9, batch_size=BATCH, seed=3))
+    batch = batch_for(learnt.model)
+    places = learnt.prepared(batch, tf.constant([3, 1]), 0)["places"].numpy()
+    first = {name: x[: BATCH - 1] for name, x in batch.items()}  # of which not all are shown
+    shown = as_trained_on(first, learnt.model.architecture, recipe, 1)
+    expected = batch["pixels"].numpy()[: BATCH - 1].copy()
+    np.testing.assert_array_equal(shown["picture"], expected)
+    for picture, hidden in zip(expected, places):
+        for place in hidden:
+            down, across = np.array(divmod(place, WIDTH // PATCH)) * PATCH
+            picture[down : down + PATCH, across : across + PATCH] = 128
+    np.testing.assert_array_equal(shown["masked"], expected)
 
 
 def test_what_is_masked_is_a_function_of_seed_step_and_row():

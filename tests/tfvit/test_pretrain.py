@@ -119,6 +119,23 @@ def test_mirrored_on_two_devices_trains_as_one_device(tmp_path, tfvit_cli):
     assert_same_run(tmp_path / "one", tmp_path / "mirrored", 1e-4)
 
 
+@pytest.mark.parametrize("objective, share", [("masked-patch", 0.5), ("mae", 0.75)])
+def test_a_dry_run_says_what_it_costs_and_shows_what_is_hidden(
+    objective, share, photos, tmp_path, tfvit_cli
+):
+    options = ("--data", photos, *SMALL, "--objective", objective, "--batch-size", "12")
+    done = tfvit_cli("pretrain", *options, "--steps", "8", "--dry-run", "--out", tmp_path)
+    assert done.code == 0, done.err
+    assert "8 steps, 2.0 epochs of 48 images" in done.out
+    stored = json.loads((tmp_path / "dry_run.json").read_text())
+    assert (stored["steps"], stored["examples"], stored["batch_size"]) == (8, 48, 12)
+    picture = np.asarray(Image.open(tmp_path / "batch.png").convert("RGB")).astype(int)
+    grey = (picture == 128).all(axis=2).mean(axis=1)
+    above, below = np.array_split(grey, 2)
+    assert above.mean() < 0.05 and below.mean() == pytest.approx(share, abs=0.1)
+    assert {path.name for path in tmp_path.iterdir()} == {"dry_run.json", "batch.png"}
+
+
 # Pictures without labels
 
 

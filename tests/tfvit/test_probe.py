@@ -7,15 +7,18 @@ import shutil
 
 import numpy as np
 import pytest
+from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import accuracy_score
+from sklearn.metrics import accuracy_score, log_loss
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from small_models import computed, labelled
 
 import tfvit
+from tfvit import UserError
 from tfvit.data import DataOptions, open_source
-from tfvit.evaluate import features, predict
+from tfvit.evaluate import features, predict, probe
+from tfvit.evaluate.features import Features
 from tfvit.evaluate.probe import fit, with_head
 from tfvit.model import named_weights
 
@@ -100,6 +103,55 @@ def test_a_file_that_cannot_be_probed_is_one_line(
     done = tfvit_cli("probe", path, "--data", "digits", *options)
     assert done.code == 2 and message in done.err and len(done.err.splitlines()) == 1
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("width, count, slope", [(600, 3000, 0.015), (3, 1500, 12)])
+def test_the_strength_is_sought_where_it_is(width, count, slope):
+    """Faint signs in many features, then sharp bounds in few."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((count + 5000, width)).astype(np.float32)
+    signal = x @ (slope * rng.standard_normal((width, 3)))
+    y = (signal + rng.gumbel(size=signal.shape)).argmax(axis=1)
+    learned = x[:count], y[:count]
+    found = fit(Features(*learned, {}), ("a", "b", "c"), seed=0)
+    assert not 1e-3 <= found.strength <= 1 and not found.at_end
+    loss = log_loss(y[count:], softmax(x[count:] @ found.kernel + found.bias, axis=1))
+    for strength in (1e-3, 1):
+        regression = LogisticRegression(C=strength, max_iter=1000).fit(*learned)
+        assert loss < 0.98 * log_loss(y[count:], regression.predict_proba(x[count:]))
+
+
+def test_few_images_of_many_classes_are_enough():
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(10), 2)
+    train = Features(rng.standard_normal((20, 8)).astype(np.float32), labels, {})
+    for seed in range(3):
+        found = fit(train, tuple("abcdefghij"), seed)
+        assert found.kernel.shape == (8, 10) and np.isfinite(found.kernel).all()
+    with pytest.raises(UserError, match="one training image of each class: a probe takes two"):
+        fit(Features(train.values[::2], labels[::2], {}), tuple("abcdefghij"), 0)
+
+
+def test_what_may_be_wrong_with_the_fit_is_said(
+    digits_run, photos, tmp_path, monkeypatch, tfvit_cli
+):
+    tfvit.save(labelled(("any",)), tmp_path / "model")
+    for split in ("train", "test"):  # each picture in both classes: any weight is too much
+        for label in ("one", "other"):
+            shutil.copytree(photos / "train/china", tmp_path / "photos" / split / label)
+    cases = (  # model, data, steps, what is wrong
+        (digits_run, "digits", probe.STEPS, set()),
+        (digits_run, "digits", 20, {"converged"}),
+        (tmp_path / "model", tmp_path / "photos", probe.STEPS, {"C_at_end"}),
+    )
+    for model, data, steps, wrong in cases:
+        monkeypatch.setattr(probe, "STEPS", steps)
+        done = tfvit_cli("probe", model, "--data", data, "--json", tmp_path / "probe.json")
+        stored = json.loads((tmp_path / "probe.json").read_text())
+        assert stored["C_at_end"] == ("C_at_end" in wrong)
+        assert stored["converged"] == ("converged" not in wrong)
+        assert (f"C {stored['C']:g} is the last that is tried" in done.err) == stored["C_at_end"]
+        assert ("has not converged, in 20 steps at most" in done.err) != stored["converged"]
 
 
 def test_images_of_one_class_only_are_one_line(photos, tmp_path, tfvit_cli):

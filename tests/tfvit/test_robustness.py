@@ -88,7 +88,7 @@ def test_models_side_by_side(models, photos, tfvit_cli, tmp_path):
 
 def test_a_part_of_the_images_is_spread_over_the_split(models, photos, tfvit_cli, tmp_path):
     options = ("--data", photos, "--corruptions", "contrast", "--corruption-images", "4")
-    _, stored = run(tfvit_cli, tmp_path, models[0], *options)
+    _, stored = run(tfvit_cli, tmp_path, *options, models[0])
     assert stored["images"] == 4
     (entry,) = stored["models"].values()
     assert [entry["clean"]] == accuracies(models[0], photos, None, every=4)
@@ -144,13 +144,15 @@ def test_bad_options_are_one_line(models, photos, labelled_photos, tfvit_cli, tm
     cases = {
         ("--corruptions", "rain"): "'rain' is not one of all, gaussian_noise",
         ("--corruption-images", "4"): "are for --corruptions",
-        ("--corruptions", "--confusion", picture): "do not go with --corruptions",
-        ("--corruptions", "--reliability", picture): "do not go with --corruptions",
+        ("--corruptions", "all", "--confusion", picture): "do not go with --corruptions",
+        ("--corruptions", "all", "--reliability", picture): "do not go with --corruptions",
     }
     for options, reason in cases.items():
         _refused(tfvit_cli("eval", models[0], "--data", photos, *options), reason)
     _refused(tfvit_cli("eval", *models, "--data", photos), "several models")
-    several = ("eval", models[0], "--data", labelled_photos, "--corruptions")
+    of_no_kind = ("eval", "--data", photos, "--corruptions", *models)
+    _refused(tfvit_cli(*of_no_kind), f"'{models[0]}' is not one of all, gaussian_noise")
+    several = ("eval", models[0], "--data", labelled_photos, "--corruptions", "all")
     _refused(tfvit_cli(*several), "has several labels a picture")
     assert not picture.exists()
 

@@ -16,6 +16,7 @@ from scipy import ndimage
 import tfvit
 from tfvit import architecture, checkpoint, cost, exit_codes, plots, runs
 from tfvit.architecture import Architecture, ResNetArchitecture
+from tfvit.data import DataOptions, open_source
 
 JFT, CLASSES = 303_000_000, 18_291  # images and classes of JFT-300M: arXiv 2010.11929, section 4.1
 
@@ -121,6 +122,8 @@ def test_a_grid_of_runs_trained_alike(study):
         assert scored == [6, 12]
         assert cell["epochs"] == pytest.approx(STEPS * BATCH / cell["images"])
         assert run["architecture"].get("depth", 1) == 1  # which a ResNet knows nothing of
+        kept = {path.name for path in folder.iterdir()}
+        assert runs.BEST in kept and not kept & {runs.LAST, runs.PREVIOUS}
     assert first[0]["exaflops"] == first[1]["exaflops"]
 
 
@@ -165,7 +168,7 @@ def test_a_cell_is_what_train_makes_of_a_fraction(study, tmp_path, tfvit_cli):
     assert done.code == 0, done.err
     first, second = (
         checkpoint.read_weights(path, checkpoint.read_config(path))
-        for path in (tmp_path / "run/last", study[0] / "vit-ti-8/0.1/last")
+        for path in (tmp_path / "run/best", study[0] / "vit-ti-8/0.1/best")
     )
     assert all(np.array_equal(first[name], second[name]) for name in first | second)
 
@@ -199,6 +202,21 @@ def test_the_same_epochs_cost_less_on_less_data(tmp_path, tfvit_cli):
     assert not out.exists()
 
 
+def test_another_few_shot_set_has_its_own_share_held_out(study, photos, tmp_path, tfvit_cli):
+    """Also where the data have a test split already, of which no share is taken."""
+    shutil.copytree(study[0] / "vit-ti-8/1", tmp_path / "vit-ti-8/1")
+    few = ("--fewshot-data", photos / "train", "--out", tmp_path, "--fractions", "1")
+    done = tfvit_cli(*FIRST, *few)
+    assert done.code == 2 and "train: no train/ and test/ inside; add --split 0.1" in done.err
+    done = tfvit_cli(*FIRST, *few, "--split", "0.25", "--json", tmp_path / "study.json")
+    assert done.code == 0 and "step " not in done.out, done.err
+    (cell,) = json.loads((tmp_path / "study.json").read_text())["cells"]
+    tested = cell["measured"]["few_shot"]
+    expected = open_source(DataOptions(str(photos / "train"), holdout=0.25)).eval
+    assert (tested["split"], tested["images"]) == ("held out", expected.size)
+    assert cell["measured"]["held_out"]["images"] == 348
+
+
 @pytest.mark.parametrize(
     "stop", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.long)]
 )
@@ -212,11 +230,12 @@ def test_killed_or_stopped_it_goes_on_and_ends_as_unbroken(stop, study, tmp_path
     assert done.code == 0 and "already measured" not in done.out
     (found,) = json.loads((tmp_path / "study.json").read_text())["cells"]
     assert found["measured"]
-    first, second = (  # the same, though evaluated more often here, to be stopped early
-        checkpoint.read_weights(path, checkpoint.read_config(path))
-        for path in (out / "vit-ti-8/1/last", study[0] / "vit-ti-8/1/last")
-    )
-    assert all(np.array_equal(first[key], second[key]) for key in first | second)
+    scores = []  # the same after the last step, though evaluated more often here, to be stopped early
+    for folder in (out / "vit-ti-8/1", study[0] / "vit-ti-8/1"):
+        rows = [row for row in runs.read_metrics(folder) if row["phase"] == "eval"]
+        scores.append({key: rows[-1][key] for key in ("step", "loss", "top1", "top5")})
+        assert not (folder / runs.LAST).exists()
+    assert scores[0] == scores[1] and scores[0]["step"] == STEPS
 
 
 @pytest.mark.long

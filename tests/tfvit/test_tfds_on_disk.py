@@ -111,6 +111,58 @@ def test_few_shots_of_labels_that_are_known_only_by_reading(stored, photos, tmp_
     assert done.code == 2 and "too few of china (24), flower (24)" in done.err
 
 
+@pytest.fixture(scope="module", params=["tfrecord", "array_record"])
+def unlabelled(request, photos):
+    """The photos as a TFDS set of pictures alone; its name."""
+    import tensorflow as tf
+    import tensorflow_datasets as tfds
+
+    def dataset(split):
+        def examples():
+            for path in sorted((photos / split).rglob("*.jpg")):
+                yield {"picture": np.asarray(Image.open(path)), "id": path.stem}
+
+        signature = {
+            "picture": tf.TensorSpec([None, None, 3], tf.uint8),
+            "id": tf.TensorSpec([], tf.string),
+        }
+        return tf.data.Dataset.from_generator(examples, output_signature=signature)
+
+    features = {"picture": tfds.features.Image(encoding_format="png"), "id": tfds.features.Text()}
+    tfds.dataset_builders.store_as_tfds_dataset(
+        name=f"only_photos_{request.param}",
+        version="1.0.0",
+        features=tfds.features.FeaturesDict(features),
+        split_datasets={split: dataset(split) for split in ("train", "test")},
+        data_dir=tfds.core.constants.DATA_DIR,
+        file_format=request.param,
+    )
+    return f"tfds:only_photos_{request.param}"
+
+
+def test_a_set_without_labels_is_for_pretraining_alone(unlabelled, photos, tmp_path, tfvit_cli):
+    source = open_source(DataOptions(unlabelled), labelled=False)
+    assert (source.labels, source.train.size, source.eval.size) == (("0",), 48, 16)
+    spec = PreprocessSpec(24, 32)
+    (batch,) = pipeline.eval_batches(source.eval, spec, 16, unreadable={}).as_numpy_iterator()
+    expected = [
+        to_pixels(Image.open(path).convert("RGB"), spec)
+        for path in (photos / "test").rglob("*.jpg")
+    ]
+    assert sorted(x.tobytes() for x in batch["pixels"]) == sorted(x.tobytes() for x in expected)
+    assert not batch["label"].any()
+
+    options = (*SMALL, "--steps", "2", "--batch-size", "8", "--out", tmp_path / "run")
+    done = tfvit_cli("pretrain", "--data", unlabelled, *options)
+    assert done.code == 0, done.err
+    assert "48 training, 16 held out" in done.out
+    for command in (("train", *options[:-1], tmp_path / "new"), ("eval", tmp_path / "run")):
+        done = tfvit_cli(*command, "--data", unlabelled)
+        line = f"error: {unlabelled}: has pictures without labels, for tfvit pretrain alone\n"
+        assert (done.code, done.err) == (2, line)
+    assert not (tmp_path / "new").exists()
+
+
 def test_a_set_that_cannot_be_downloaded_is_one_line(monkeypatch, tmp_path, tfvit_cli):
     import requests
 

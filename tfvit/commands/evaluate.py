@@ -26,10 +26,8 @@ from tfvit.options import PATH, data_options, name_unreadable, need, seed_option
 )
 @click.option(
     "--corruptions",
-    is_flag=False,
-    flag_value="all",
-    metavar="[KIND,...]",
-    help="Compare models on corrupted pictures: all 15 kinds of ImageNet-C at 5 levels, or some.",
+    metavar="KIND,...",
+    help="Compare models on corrupted pictures: some of ImageNet-C's 15 kinds, or 'all', at 5 levels.",
 )
 @click.option(
     "--corruption-images", type=click.IntRange(1), help="Take so many, spread over the split."
@@ -64,7 +62,7 @@ def evaluate(
     Examples:
       tfvit eval runs/photos --data photos/
       tfvit eval exported/int8.tflite --data photos/ --json int8.json --confusion int8.png
-      tfvit eval exported/float32.tflite exported/int8.tflite --data photos/ --corruptions
+      tfvit eval exported/float32.tflite exported/int8.tflite --data photos/ --corruptions all
       tfvit eval runs/photos --data photos/ --corruptions fog,snow --corruption-images 200
     """
     if corruptions is None and (len(models) > 1 or corruption_images):
@@ -108,7 +106,7 @@ def evaluate(
     if strict and predictions.unreadable:
         raise UserError(next(iter(predictions.unreadable.values())))
     reassessed = real.score(predictions, labels, source, deserved) if real_labels else None
-    if source.classes is not None:
+    if not source.multi_label:
         predictions, labels = within(predictions, labels, source)
     scores = score(predictions, labels)
     in_words = _in_words(scores.headline())

@@ -32,7 +32,7 @@ from tfvit.options import PATH, ImageSize, Place, need
 @click.option(
     "--query",
     type=Place(),
-    help="Patch whose attention the heads' maps show.  [default: what the head reads]",
+    help="Patch whose attention the heads' maps show, counted from 1.  [default: what the head reads]",
 )
 @click.option("--json", "json_file", type=PATH, help="Write the figures to a file.")
 def inspect(model, sources, out, image_size, tflites, query, json_file):

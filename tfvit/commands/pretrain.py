@@ -35,6 +35,7 @@ def pretrain(ctx, **options):
     Examples:
       tfvit pretrain --data photos/ --image-size 96 --out runs/backbone
       tfvit pretrain --data photos/ --objective mae --out runs/backbone
+      tfvit pretrain --data photos/ --model vit-b/16 --objective mae --out runs/backbone --dry-run
       tfvit train --data labelled/ --init runs/backbone --out runs/photos
       tfvit pretrain --data tfds:imagenet2012 --recipe paper-mae --out runs/mae
       tfvit pretrain --out runs/backbone --resume

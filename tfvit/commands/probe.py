@@ -57,6 +57,12 @@ def probe(model, batch_size, threads, seed, json_file, out, **options):
         f"{model} on {source.name}: linear probe on {len(train.labels)} images, "
         f"C {found.strength:g}: top-1 {percent(scores.top1)} of {scores.images} ({source.eval.name})"
     )
+    if found.at_end:
+        click.echo(
+            f"C {found.strength:g} is the last that is tried; another may be better", err=True
+        )
+    if not found.converged:
+        click.echo(f"the fit has not converged, in {probes.STEPS} steps at most", err=True)
     unreadable = train.unreadable | tested.unreadable
     name_unreadable(unreadable)
     if out:
@@ -64,6 +70,9 @@ def probe(model, batch_size, threads, seed, json_file, out, **options):
         click.echo(f"checkpoint {out}")
     if json_file:
         origin = {"model": str(model), "data": source.name, "split": source.eval.name}
-        fitted = {"training_images": len(train.labels), "C": found.strength}
+        fitted = {
+            **{"training_images": len(train.labels), "C": found.strength},
+            **{"C_at_end": found.at_end, "converged": found.converged},
+        }
         content = origin | fitted | scores.to_json() | {"unreadable": sorted(unreadable)}
         files.write_json(json_file, content)

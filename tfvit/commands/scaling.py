@@ -58,7 +58,10 @@ PER_HOUR = 3600 * 1e12 / 1e18  # exaFLOPs at 1 TFLOP/s
 )
 @click.option("--shots", type=click.IntRange(1), default=5, show_default=True)
 @few_shot_options
-@click.option("--fewshot-data", help="Another set for few-shot accuracy.  [default: --data]")
+@click.option(
+    "--fewshot-data",
+    help="Another set for few-shot accuracy; --split holds out of it, too.  [default: --data]",
+)
 @strategy_option("One device, or a copy on each GPU.")
 @cache_option
 @click.option("--dry-run", is_flag=True, help="Show the grid and what it would cost, and end.")
@@ -101,11 +104,17 @@ def scaling(
     from tfvit import scaling as study
     from tfvit import strategies
     from tfvit.data import DataOptions, open_source
+    from tfvit.data.source import in_one_part
     from tfvit.evaluate import fewshot
     from tfvit.setup_run import data_of
 
-    data = data_of(options)
-    few = data if fewshot_data is None else DataOptions(fewshot_data)
+    data = few = data_of(options)
+    if fewshot_data is not None:
+        few = DataOptions(fewshot_data)
+        if in_one_part(few.data):
+            few = DataOptions(few.data, data.holdout)
+            if not in_one_part(data.data):
+                options["holdout"] = None
     protocol = study.Protocol(few, shots, seeds, l2)
     cells = study.grid(options, models, fractions, out, same)
     fewshot.check(open_source(few), shots)

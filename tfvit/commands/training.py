@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import click
 
+from edge_demo import files
 from edge_demo.errors import UserError
 from edge_demo.option_types import Number
 from edge_demo.tables import table
@@ -24,6 +25,7 @@ from tfvit.options import (
     strategy_option,
 )
 
+DRY_RUN, BATCH = "dry_run.json", "batch.png"
 ABOVE_0, FROM_0 = Number(0, min_open=True), Number(0)
 OPTIONS = (
     data_options(required=False),
@@ -56,6 +58,7 @@ OPTIONS = (
         help="Any field of the recipe, its augmentation or the architecture: beta_2=0.95, depth=6.",
     ),
     click.option("--print-recipe", is_flag=True, help="Show what the options come to, and end."),
+    click.option("--dry-run", is_flag=True, help="Show what it would cost and one batch, and end."),
     click.option("--profile", is_flag=True, help="Trace steps 11 to 15 for TensorBoard."),
     click.option("--pooling", type=click.Choice(POOLINGS), help="What the head reads."),
     click.option("--epochs", type=ABOVE_0, help="Length; or --steps."),
@@ -140,14 +143,11 @@ def run(
     xla,
     strict,
     print_recipe,
+    dry_run,
     profile,
-    instead=None,
     **options,
 ) -> None:
-    """Begins or goes on with the run that a command's options describe, those of `run_options` and its own.
-
-    instead: (run, source, replicas, folder) -> None, what is done instead of training.
-    """
+    """Begins or goes on with the run that a command's options describe: `run_options` and its own."""
     command = ctx.command.name
     need("train")
     from tfvit import runs
@@ -188,8 +188,8 @@ def run(
                 f"{run.architecture.image_size[1]} on {source.name}: {source.train.size} training, "
                 f"{source.eval.size} held out, {_learns(run, source)}, {run.recipe.steps} steps"
             )
-            if instead:
-                return instead(run, source, strategy.num_replicas_in_sync, out)
+            if dry_run:
+                return _dry_run(run, source, strategy.num_replicas_in_sync, out)
             unreadable = run_training(
                 *(run, source, out),
                 resume=resume,
@@ -216,6 +216,32 @@ def _learns(run, source) -> str:
     """What a run learns, in words."""
     how = run.recipe.pretraining
     return f"{how.objective} for {how.target}" if how else f"{len(source.labels)} classes"
+
+
+def _dry_run(run, source, devices: int, out) -> None:
+    """Prints what a run costs, and leaves that and a picture of its first batch in `out`."""
+    from tfvit import dry_run, plots, watch
+    from tfvit.data import pipeline
+    from tfvit.objectives import labels, masked_modeling
+
+    how = run.recipe
+    cost = dry_run.of_run(run, source.train.size, devices)
+    click.echo("\n".join(cost.lines()))
+    batches = pipeline.train_batches(
+        *(source.train, run.preprocess, min(how.batch_size, watch.MOST_PICTURES)),
+        augmentation=how.augmentation,
+        seed=how.seed,
+        start_step=0,
+        unreadable={},
+    )
+    batch = next(iter(batches))
+    files.write_json(out / DRY_RUN, cost.to_json())
+    if how.pretraining:
+        shown = masked_modeling.as_trained_on(batch, run.architecture, how, 1)
+        plots.picture_rows(shown, out / BATCH)
+    else:
+        plots.batch_grid(*labels.as_trained_on(batch, how, 1, source.labels), out / BATCH)
+    click.echo(f"{out / DRY_RUN}, one batch: {out / BATCH}")
 
 
 def _print_recipe(options: dict) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Sequence
 
 CLASSES = 1000
-SYNSET = re.compile(r"n\d{8}")  # a class as ImageNet and TFDS call it; sorted, they are its order
+SYNSET = re.compile(r"n\d{8}")  # a class as ImageNet and TFDS call it
 WORDS = ("tench", "toilet tissue")  # the first and the last class, as models call them
 
 
@@ -45,10 +46,22 @@ SUBSETS = {
 }
 
 
+@functools.cache
+def synsets() -> tuple[str, ...]:
+    """The classes by their synsets, in their order."""
+    from tensorflow_datasets.core import tfds_path
+
+    return tuple(tfds_path("datasets/imagenet2012/labels.txt").read_text().split())
+
+
 def are_synsets(labels: Sequence[str]) -> bool:
-    """Whether labels are all classes of ImageNet by their synsets, as TFDS and its folders have them."""
-    in_order = len(labels) == CLASSES and list(labels) == sorted(set(labels))
-    return in_order and all(map(SYNSET.fullmatch, labels))
+    """Whether labels are classes of ImageNet by their synsets, all or some, as TFDS and folders have them."""
+    return all(map(SYNSET.fullmatch, labels)) and set(labels) <= set(synsets())
+
+
+def are_all(labels: Sequence[str]) -> bool:
+    """Whether a model's labels are all classes of ImageNet, whatever it calls them."""
+    return in_its_order(labels) or (len(labels) == CLASSES and are_synsets(labels))
 
 
 def in_its_order(labels: Sequence[str]) -> bool:

@@ -74,6 +74,7 @@ class Source:
     classes: tuple[int, ...] | None = None
 
 
+NAMED = ("tfds:", "vtab:")  # what `--data` begins with where it is no folder
 UNLABELLED = {"labels": ("0",), "multi_label": False}  # as a backbone is imported
 TRAIN_NAMES = ("train",)
 VALIDATION_NAMES = ("val", "validation", "valid")
@@ -85,8 +86,8 @@ def open_source(options: DataOptions, *, prefer: str = "test", labelled: bool = 
     """The data set that `options` names, with its training and held-out split.
 
     prefer: which held-out split to take where there are both: "test", or "val" while training.
-    labelled: False takes a folder's pictures wherever they are in it, and any other set's as they are; all
-        have the one label of a model without classes.
+    labelled: False takes a folder's pictures wherever they are in it, and any other set's without their
+        labels, if it has any; all have the one label of a model without classes.
     Raises UserError if it does not exist, has an empty class, or a split is missing.
     """
     from tfvit.data import (
@@ -100,13 +101,11 @@ def open_source(options: DataOptions, *, prefer: str = "test", labelled: bool = 
     names = TEST_NAMES + VALIDATION_NAMES if prefer == "test" else VALIDATION_NAMES + TEST_NAMES
     fraction = options.fraction
     if options.data.startswith("tfds:"):
-        source, fraction = (
-            tfds_source.open_tfds(options, names),
-            None,
-        )  # it takes the fraction itself
+        source = tfds_source.open_tfds(options, names, labelled=labelled)
+        fraction = None  # which it takes itself
     elif options.data.startswith("vtab:"):
         source = vtab.open_vtab(options, prefer)
-    elif options.data == "digits" and not Path("digits").is_dir():
+    elif _is_digits(options.data):
         source = digits.open_digits(options)
     elif labelled:
         source = folder.open_folder(options, names)
@@ -117,6 +116,23 @@ def open_source(options: DataOptions, *, prefer: str = "test", labelled: bool = 
     if fraction is None or source.train is None:
         return source
     return dataclasses.replace(source, train=share(source.train, fraction))
+
+
+def in_one_part(data: str) -> bool:
+    """Whether `--data` is a folder with neither train/ nor test/, of which a share is held out.
+
+    Raises UserError if there is no such folder.
+    """
+    from tfvit.data import folder
+
+    if data.startswith(NAMED) or _is_digits(data):
+        return False
+    with folder.opened(data) as root:
+        return not folder.named_splits(root, DataOptions(data))
+
+
+def _is_digits(data: str) -> bool:
+    return data == "digits" and not Path(data).is_dir()
 
 
 def choose(

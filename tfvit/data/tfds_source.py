@@ -1,7 +1,7 @@
 """A TensorFlow Datasets set as a Source: `tfds:NAME[:CONFIG]`, split expressions included.
 
 Its label is a ClassLabel; or a Sequence of them, or one of each object in the picture: then a picture
-has any number of labels.
+has any number of labels. A set without any is for pre-training.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from edge_demo.errors import UserError
 from tfvit.data import imagenet
 from tfvit.data.source import (
     TRAIN_NAMES,
+    UNLABELLED,
     DataOptions,
     Source,
     Split,
@@ -58,9 +59,12 @@ class Fields:
         return multi_hot(numbers, len(self.names)) if self.several else numbers
 
 
-def open_tfds(options: DataOptions, eval_names: tuple[str, ...]) -> Source:
+def open_tfds(
+    options: DataOptions, eval_names: tuple[str, ...], *, labelled: bool = True
+) -> Source:
     """The Source of a TFDS set, downloaded and prepared by TFDS on first use.
 
+    labelled: False takes the pictures alone.
     Raises UserError if the name or a split does not exist, the set has no single image and label or
     labels, or it cannot be downloaded.
     """
@@ -69,7 +73,7 @@ def open_tfds(options: DataOptions, eval_names: tuple[str, ...]) -> Source:
     name, _, config = options.data.removeprefix("tfds:").partition(":")
     builder = prepared(f"{name}/{config}" if config else name, options.data)
     info = builder.info
-    fields = _fields(info, options.data)
+    fields = _fields(info, options.data) if labelled else _pictures(info, options.data)
 
     def split(asked: str | None, names: tuple[str, ...]) -> Split | None:
         chosen = asked or choose(list(info.splits), None, names, options.data)
@@ -117,29 +121,44 @@ def _builder(name: str, data: str):
         raise UserError(f"{data}: {' '.join(str(error).split())[:300]}") from None
 
 
+def _of(kind: str, features: dict) -> list[str]:
+    """The features that are just of a kind of TFDS's."""
+    import tensorflow_datasets as tfds
+
+    wanted = getattr(tfds.features, kind)
+    return [key for key, feature in features.items() if type(feature) is wanted]
+
+
+def _pictures(info, data: str) -> Fields:
+    """The image of an example, all with the one label there is."""
+    images = _of("Image", info.features)
+    chosen = {key for key in info.supervised_keys or () if key in images} or set(images)
+    if len(chosen) != 1:
+        raise UserError(f"{data}: not a set of one image each")
+    return Fields(*chosen, UNLABELLED["labels"], lambda _: tf.zeros([], tf.int64))
+
+
 def _fields(info, data: str) -> Fields:
     """The one image of an example, and its label or labels."""
     import tensorflow_datasets as tfds
 
     kinds = tfds.features
-
-    def of(kind: type, features: dict) -> list[str]:
-        return [key for key, feature in features.items() if type(feature) is kind]
-
-    images, single = of(kinds.Image, info.features), of(kinds.ClassLabel, info.features)
+    images, single = _of("Image", info.features), _of("ClassLabel", info.features)
     keys = info.supervised_keys or (images[:1] + single[:1] if len(images + single) == 2 else ())
     if len(keys) == 2 and keys[0] in images and keys[1] in single:
         return Fields(keys[0], tuple(info.features[keys[1]].names), operator.itemgetter(keys[1]))
     own, of_objects = [], []
-    for key in of(kinds.Sequence, info.features):
+    for key in _of("Sequence", info.features):
         inner = info.features[key].feature
         if isinstance(inner, kinds.ClassLabel):
             own.append((inner.names, operator.itemgetter(key)))
         elif isinstance(inner, kinds.FeaturesDict):
-            names = of(kinds.ClassLabel, inner)
+            names = _of("ClassLabel", inner)
             label = "label" if "label" in names else names[0] if len(names) == 1 else None
             if label:
                 of_objects.append((inner[label].names, lambda x, a=key, b=label: x[a][b]))
+    if len(images) == 1 and not single + own + of_objects:
+        raise UserError(f"{data}: has pictures without labels, for tfvit pretrain alone")
     if len(images) != 1 or single or not own + of_objects:
         raise UserError(f"{data}: not a set of images with one label or several each")
     names, number = (own + of_objects)[0]

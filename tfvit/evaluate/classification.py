@@ -239,7 +239,7 @@ def match_labels(
             f"{source.name}: has several labels a picture; the model gives one (its scores are {scores})"
         )
     if imagenet.are_synsets(source.labels) and imagenet.in_its_order(model_labels):
-        return np.arange(imagenet.CLASSES)
+        return np.array([imagenet.synsets().index(label) for label in source.labels])
     for label in source.labels:
         if label not in model_labels:
             known = ", ".join(model_labels[:10]) + (", ..." if len(model_labels) > 10 else "")
@@ -252,11 +252,14 @@ def match_labels(
 def answers(model_labels: tuple[str, ...], source: Source, numbers: np.ndarray) -> np.ndarray:
     """The model's class numbers that are answers to a source: all, or those of `source.classes`.
 
+    If the source's classes are some of ImageNet's, and the model knows all of these, just the source's.
     numbers: of `match_labels`.
     """
-    if source.classes is None:
-        return np.arange(len(model_labels))
-    return numbers[list(source.classes)]
+    if source.classes is not None:
+        return numbers[list(source.classes)]
+    if imagenet.are_synsets(source.labels) and imagenet.are_all(model_labels):
+        return numbers
+    return np.arange(len(model_labels))
 
 
 def within(

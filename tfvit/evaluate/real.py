@@ -40,7 +40,7 @@ def read(path: Path) -> list[frozenset[int]]:
 
 def check(source: Source) -> None:
     """UserError if a source is not labelled by the 1,000 classes of ImageNet."""
-    if not imagenet.are_synsets(source.labels):
+    if len(source.labels) != imagenet.CLASSES or not imagenet.are_synsets(source.labels):
         raise UserError(
             f"{source.name}: its classes are not ImageNet's 1,000; --real-labels is for its validation set"
         )

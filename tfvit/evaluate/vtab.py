@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -177,8 +176,7 @@ def measure(
                 return Outcome(**read_json(out / RESULT, "run of tfvit vtab"))
         outcome = _train(out, options, strategy, cache, say, results.unreadable)
         write_json(out / RESULT, dataclasses.asdict(outcome))
-        for name in {runs.BEST, runs.LAST, runs.PREVIOUS}.difference(kept):
-            shutil.rmtree(out / name, ignore_errors=True)
+        runs.drop(out, *{runs.BEST, runs.LAST, runs.PREVIOUS}.difference(kept))
         keras.backend.clear_session()
         return outcome
 

@@ -129,10 +129,7 @@ def _patch(arch: Architecture, place: tuple[int, int]) -> np.ndarray:
     """A patch as the share that is asked for of each token: float32 [1, 1, n]."""
     (row, column), (down, across) = place, arch.grid
     if not (0 <= row < down and 0 <= column < across):
-        raise UserError(
-            f"no patch {row},{column}: {arch.name} has {down} rows and {across} columns of patches, "
-            "counted from 0"
-        )
+        raise UserError(f"no such patch: {arch.name} has {down} rows and {across} columns of them")
     share = np.zeros([1, 1, arch.tokens], np.float32)
     share[..., arch.prefix_tokens + row * across + column] = 1
     return share

@@ -51,7 +51,7 @@ def lacks(arch: Architecture | ResNetArchitecture) -> list[str]:
 def asked(arch: Architecture, query: tuple[int, int] | None) -> str:
     """Whose attention the maps of the heads are, in a sentence."""
     if query is not None:
-        return f"Attention of the patch in row {query[0]}, column {query[1]}, counted from 0."
+        return f"Attention of the patch in row {query[0] + 1}, column {query[1] + 1}."
     readers = {
         "gap": "Attention of all patches, mean: of them the head reads the mean.",
         "map": "Attention of the patches, weighted as the pooling weights them.",

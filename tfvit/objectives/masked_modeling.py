@@ -7,17 +7,17 @@ import tensorflow as tf
 
 from edge_demo.errors import UserError
 from tfvit import fused, watch
-from tfvit.architecture import ResNetArchitecture
+from tfvit.architecture import Architecture, ResNetArchitecture
 from tfvit.data import Source
 from tfvit.data.pipeline import Unreadable, eval_batches
 from tfvit.data.source import evenly_spaced
 from tfvit.evaluate import classification
 from tfvit.model import Model, named_weights
 from tfvit.objectives import targets
-from tfvit.objectives.masking import MASKINGS, Plan
+from tfvit.objectives.masking import MASKINGS, Plan, to_predict
 from tfvit.objectives.objective import Evaluation
 from tfvit.preprocess import normalise
-from tfvit.recipe import Recipe
+from tfvit.recipe import Pretraining, Recipe
 
 NOISE = 1 << 21  # folded into the step's seed for what is masked
 HELD_OUT = (-1, 0)  # seed of what is masked in evaluations: the same in all runs
@@ -41,10 +41,11 @@ class MaskedModeling:
             raise UserError(
                 f"{arch.name}: has no patches to mask; pretrain takes a vit or a hybrid"
             )
-        self.model, self._batch_size = model, recipe.batch_size
+        self.model, self._recipe = model, recipe
         self._target = targets.TARGETS[how.target]
-        self._masking = MASKINGS[how.objective](model, how, self._target.outputs(arch.stride))
-        self.weights = self._masking.weights
+        outputs = self._target.outputs(arch.stride)
+        self._prediction = MASKINGS[how.objective].prediction(model, how, outputs)
+        self.weights = self._prediction.weights
         own = named_weights(model)
         self._added = {name: v for name, v in self.weights.items() if name not in own}
         self.figures, self.guess = self._target.figures, self._target.guess
@@ -52,9 +53,8 @@ class MaskedModeling:
 
     def prepared(self, batch: dict, seed: tf.Tensor, replica: tf.Tensor | int) -> dict:
         """The pictures, and what is masked in each: a function of the seed and the row of the whole batch."""
-        seed = _folded(seed, NOISE)
-        rows = batch["mask"].shape[0]
-        plan = self._plan(seed, self._batch_size, replica * rows, rows)
+        rows, first = batch["mask"].shape[0], replica * batch["mask"].shape[0]
+        plan = _step_plan(self.model.architecture, self._recipe, seed, first, rows)
         return {"pixels": batch["pixels"], "mask": batch["mask"], **plan}
 
     def losses(self, batch: dict, training: bool = True) -> dict[str, tf.Tensor]:
@@ -68,7 +68,7 @@ class MaskedModeling:
         self._compiled = self._compiled or self._evaluation_step(strategy)
         unreadable: Unreadable = {}
         batches = classification.batches(
-            *(source.eval, self.model.preprocess, self._batch_size), strategy, unreadable
+            *(source.eval, self.model.preprocess, self._recipe.batch_size), strategy, unreadable
         )
         sums: dict[str, float] = {}
         for number, batch in enumerate(batches):
@@ -103,23 +103,11 @@ class MaskedModeling:
         pixels: uint8 [b, height, width, 3]; each value of the result is of that kind.
         """
         count, arch = len(pixels), self.model.architecture
-        pixels = tf.constant(pixels)
-        plan = self._plan(HELD_OUT, count, 0, count)
-        parts, prediction = self._predicted({"pixels": pixels, **plan}, False)
+        plan = _plan(arch, self._recipe.pretraining, tf.constant(HELD_OUT), count, 0, count)
+        batch = {"pixels": tf.constant(pixels), **plan}
+        parts, prediction = self._predicted(batch, False)
         shown = self._target.shown(prediction, parts, self.model.preprocess)
-        whole = tf.cast(targets.patches(pixels, arch.stride), tf.float32)
-        rows = tf.broadcast_to(tf.range(count)[:, tf.newaxis], plan["places"].shape)
-        at = tf.stack([rows, plan["places"]], axis=-1)
-
-        def completed(filling: tf.Tensor) -> np.ndarray:
-            filled = targets.picture(tf.tensor_scatter_nd_update(whole, at, filling), arch.grid)
-            return np.clip(np.round(filled.numpy()), 0, 255).astype(np.uint8)
-
-        return {
-            "picture": pixels.numpy(),
-            "masked": completed(tf.fill(shown.shape, GREY)),
-            "predicted": completed(shown),
-        }
+        return _masked(arch, batch) | {"predicted": _filled(arch, batch, shown)}
 
     def state(self) -> dict[str, np.ndarray]:
         """The weights that the model has not."""
@@ -132,18 +120,12 @@ class MaskedModeling:
                 raise UserError(f"the state to go on from does not fit: {name}")
             variable.assign(state[name])
 
-    def _plan(self, seed: tf.Tensor, count: int, first: tf.Tensor | int, rows: int) -> Plan:
-        """What is masked in `rows` pictures of a batch of `count`, from row `first` on."""
-        n = self.model.architecture.grid[0] * self.model.architecture.grid[1]
-        noise = _uniform([self._masking.draws, count, n], seed)
-        return self._masking.plan(tf.slice(noise, [0, first, 0], [-1, rows, n]))
-
     def _predicted(self, batch: dict, training: bool) -> tuple[tf.Tensor, tf.Tensor]:
         """The patches to be predicted, uint8 [b, m, size, size, 3], and the prediction."""
         pixels, places = batch["pixels"], batch["places"]
         parts = targets.patches(pixels, self.model.architecture.stride)
         images = normalise(pixels, self.model.preprocess)
-        prediction = self._masking.predict(images, batch, training)
+        prediction = self._prediction.predict(images, batch, training)
         return tf.gather(parts, places, batch_dims=1), tf.cast(prediction, tf.float32)
 
     def _evaluation_step(self, strategy: tf.distribute.Strategy):
@@ -173,6 +155,59 @@ class MaskedModeling:
             batch = next(iter(eval_batches(some, self.model.preprocess, count, unreadable={})))
             self._pixels = batch["pixels"].numpy()
         return self._pixels
+
+
+def as_trained_on(
+    batch: dict, arch: Architecture, recipe: Recipe, step: int
+) -> dict[str, np.ndarray]:
+    """The first pictures of a batch of the pipeline, and what the model gets of them at that step.
+
+    Each value of the result is uint8 [b, height, width, 3].
+    """
+    pixels = batch["pixels"][:SHOWN]
+    plan = _step_plan(arch, recipe, tf.constant([recipe.seed, step]), 0, len(pixels))
+    return _masked(arch, {"pixels": pixels, **plan})
+
+
+def _step_plan(
+    arch: Architecture, recipe: Recipe, seed: tf.Tensor, first: tf.Tensor | int, rows: int
+) -> Plan:
+    """What is masked in `rows` pictures of a step's batch, from row `first` on; seed: of the step."""
+    seed = _folded(seed, NOISE)
+    return _plan(arch, recipe.pretraining, seed, recipe.batch_size, first, rows)
+
+
+def _plan(
+    arch: Architecture,
+    how: Pretraining,
+    seed: tf.Tensor,
+    count: int,
+    first: tf.Tensor | int,
+    rows: int,
+) -> Plan:
+    """What is masked in `rows` pictures of `count`, from row `first` on."""
+    masking, n = MASKINGS[how.objective], arch.grid[0] * arch.grid[1]
+    noise = _uniform([masking.draws, count, n], seed)
+    own = tf.slice(noise, [0, first, 0], [-1, rows, n])
+    return masking.plan(own, to_predict(arch, how.masked))
+
+
+def _masked(arch: Architecture, batch: dict) -> dict[str, np.ndarray]:
+    """Pictures as they are, and grey where a plan hides them."""
+    size = (*batch["places"].shape, arch.stride, arch.stride, 3)
+    return {
+        "picture": batch["pixels"].numpy(),
+        "masked": _filled(arch, batch, tf.fill(size, GREY)),
+    }
+
+
+def _filled(arch: Architecture, batch: dict, filling: tf.Tensor) -> np.ndarray:
+    """Pictures with something else, float32 [b, m, size, size, 3], in the hidden places."""
+    whole = tf.cast(targets.patches(batch["pixels"], arch.stride), tf.float32)
+    rows = tf.broadcast_to(tf.range(len(whole))[:, tf.newaxis], batch["places"].shape)
+    at = tf.stack([rows, batch["places"]], axis=-1)
+    filled = targets.picture(tf.tensor_scatter_nd_update(whole, at, filling), arch.grid)
+    return np.clip(np.round(filled.numpy()), 0, 255).astype(np.uint8)
 
 
 def _uniform(shape: list[int], seed: tf.Tensor) -> tf.Tensor:

@@ -29,23 +29,57 @@ Plan = dict[str, tf.Tensor]
 
 
 @dataclasses.dataclass(frozen=True)
-class Masking:
-    """A way of hiding patches.
+class Prediction:
+    """What tells the hidden patches.
 
-    draws: random numbers per patch that a plan is made of.
-    plan: float32 [draws, b, n] in [0, 1) -> what is hidden, int32: "places" [b, m] to be predicted, and what
-        `predict` needs further. All shapes are static.
     predict: (images [b, h, w, 3], plan, training) -> float32 [b, m, outputs].
     weights: of the encoder and of what is thrown away after it, by name.
     """
 
-    draws: int
-    plan: Callable[[tf.Tensor], Plan]
     predict: Callable[[tf.Tensor, Plan, bool], tf.Tensor]
     weights: dict[str, tf.Variable]
 
 
-def masked_patch(model: Model, how: Pretraining, outputs: int) -> Masking:
+@dataclasses.dataclass(frozen=True)
+class Masking:
+    """A way of hiding patches, a row of the table.
+
+    draws: random numbers per patch that a plan is made of.
+    plan: (float32 [draws, b, n] in [0, 1), m) -> what is hidden, int32: "places" [b, m] to be predicted, and
+        what the prediction needs further. All shapes are static.
+    prediction: (model, how, outputs for a patch) -> what tells them.
+    """
+
+    draws: int
+    plan: Callable[[tf.Tensor, int], Plan]
+    prediction: Callable[[Model, Pretraining, int], Prediction]
+
+
+def to_predict(arch: Architecture, share: float) -> int:
+    """How many patches of a picture are predicted: at least one, and not all.
+
+    Raises UserError if none could be told from the others.
+    """
+    n = _patches(arch)
+    return min(n - int(n * (1 - share)), n - 1)
+
+
+def masked_patch_plan(noise: tf.Tensor, m: int) -> Plan:
+    """The patches to be predicted, and the "source" [b, n] of each embedding: a patch, or n, the mask."""
+    n = noise.shape[2]
+    places = tf.argsort(noise[0], axis=1, stable=True)[:, :m]
+    kind, which = (tf.gather(x, places, batch_dims=1) for x in (noise[1], noise[2]))
+    others = 1 + tf.minimum(tf.cast(which * (n - 1), tf.int32), n - 2)
+    other = (places + others) % n
+    new = tf.where(kind < MASKED, n, tf.where(kind < OTHER, other, places))
+    # not ==, which in a plain graph asks whether they are one tensor
+    here = tf.equal(places[..., tf.newaxis], tf.range(n))  # [b, m, n]
+    source = tf.reduce_sum(tf.where(here, new[..., tf.newaxis], 0), axis=1)
+    source = tf.where(tf.reduce_any(here, axis=1), source, tf.range(n))
+    return {"places": places, "source": source}
+
+
+def masked_patch(model: Model, how: Pretraining, outputs: int) -> Prediction:
     """Masked patch prediction (arXiv 2010.11929, appendix B.1.2).
 
     Of the patches to be predicted, 80 % have their embedding replaced by a learned one, 10 % by that of
@@ -53,21 +87,10 @@ def masked_patch(model: Model, how: Pretraining, outputs: int) -> Masking:
     """
     arch, policy = model.architecture, model.get_layer("norm").dtype_policy
     stages, n = vit.stages(model), _patches(arch)
-    m = _share(n, how.masked)
+    m = to_predict(arch, how.masked)
     tokens = Tokens(1, n, _normal(), name=f"{PREFIX}/mask", dtype=policy)
     mask = _added(tokens, shape=(n, arch.width))
     answer = _answer(m, arch.width, outputs)
-
-    def plan(noise: tf.Tensor) -> Plan:
-        places = tf.argsort(noise[0], axis=1, stable=True)[:, :m]
-        kind, which = (tf.gather(x, places, batch_dims=1) for x in (noise[1], noise[2]))
-        others = 1 + tf.minimum(tf.cast(which * (n - 1), tf.int32), n - 2)
-        other = (places + others) % n
-        new = tf.where(kind < MASKED, n, tf.where(kind < OTHER, other, places))
-        here = places[..., tf.newaxis] == tf.range(n)  # [b, m, n]
-        source = tf.reduce_sum(tf.where(here, new[..., tf.newaxis], 0), axis=1)
-        source = tf.where(tf.reduce_any(here, axis=1), source, tf.range(n))
-        return {"places": places, "source": source}
 
     def predict(images: tf.Tensor, plan: Plan, training: bool) -> tf.Tensor:
         x = stages.embed(images, training=training)
@@ -76,10 +99,22 @@ def masked_patch(model: Model, how: Pretraining, outputs: int) -> Masking:
         return answer(tf.gather(x[:, arch.prefix_tokens :], plan["places"], batch_dims=1))
 
     weights = stages.weights | named_weights(mask) | named_weights(answer)
-    return Masking(3, plan, predict, weights)
+    return Prediction(predict, weights)
 
 
-def mae(model: Model, how: Pretraining, outputs: int) -> Masking:
+def mae_plan(noise: tf.Tensor, m: int) -> Plan:
+    """The patches to be predicted, the "visible" ones [b, n - m], and where each of all is among them."""
+    kept = noise.shape[2] - m
+    order = tf.argsort(noise[0], axis=1, stable=True)
+    place = tf.argsort(order, axis=1, stable=True)  # of each patch in that order
+    return {
+        "visible": order[:, :kept],
+        "places": order[:, kept:],
+        "source": tf.minimum(place, kept),
+    }
+
+
+def mae(model: Model, how: Pretraining, outputs: int) -> Prediction:
     """A masked autoencoder (arXiv 2111.06377): the encoder gets the other patches alone.
 
     A decoder that is thrown away afterwards gets what comes out, mask tokens for what is missing, and fixed
@@ -93,7 +128,7 @@ def mae(model: Model, how: Pretraining, outputs: int) -> Masking:
     if arch.position == "relative":
         raise UserError("position relative is by the distance in the sequence; take masked-patch")
     stages, n, prefix = vit.stages(model), _patches(arch), arch.prefix_tokens
-    m = _share(n, how.masked)
+    m = to_predict(arch, how.masked)
     kept = n - m
     width = how.decoder_width or _decoder_width(arch.width)
     decoder = Architecture(
@@ -116,15 +151,6 @@ def mae(model: Model, how: Pretraining, outputs: int) -> Masking:
     positions = posemb.sincos_2d(*arch.grid, width).reshape(1, n, width)
     positions = np.pad(positions, [(0, 0), (prefix, 0), (0, 0)])
 
-    def plan(noise: tf.Tensor) -> Plan:
-        order = tf.argsort(noise[0], axis=1, stable=True)
-        place = tf.argsort(order, axis=1, stable=True)  # of each patch in that order
-        return {
-            "visible": order[:, :kept],
-            "places": order[:, kept:],
-            "source": tf.minimum(place, kept),
-        }
-
     def predict(images: tf.Tensor, plan: Plan, training: bool) -> tf.Tensor:
         x = stages.place(stages.embed(images, training=training), training=training)
         visible = tf.gather(x[:, prefix:], plan["visible"], batch_dims=1)
@@ -138,12 +164,12 @@ def mae(model: Model, how: Pretraining, outputs: int) -> Masking:
     weights = {}
     for part in (enter, decode, answer):
         weights |= named_weights(part)
-    return Masking(1, plan, predict, stages.weights | weights)
+    return Prediction(predict, stages.weights | weights)
 
 
-MASKINGS: dict[str, Callable[[Model, Pretraining, int], Masking]] = {
-    "masked-patch": masked_patch,
-    "mae": mae,
+MASKINGS = {
+    "masked-patch": Masking(3, masked_patch_plan, masked_patch),
+    "mae": Masking(1, mae_plan, mae),
 }
 assert MASKINGS.keys() == set(OBJECTIVES)
 
@@ -154,11 +180,6 @@ def _patches(arch: Architecture) -> int:
     if n < 2:
         raise UserError(f"{arch.name}: one patch a picture; take a larger --image-size")
     return n
-
-
-def _share(n: int, share: float) -> int:
-    """How many of n patches are predicted: at least one, and not all."""
-    return min(n - int(n * (1 - share)), n - 1)
 
 
 def _decoder_width(width: int) -> int:

@@ -75,7 +75,7 @@ def _of_colors(cells: int) -> Target:
         truth = colors(parts, cells)
         logits = tf.reshape(prediction, [-1, *truth.shape[1:], COLORS])
         each = tf.nn.sparse_softmax_cross_entropy_with_logits(truth, logits)
-        right = tf.argmax(logits, axis=-1, output_type=tf.int32) == truth
+        right = tf.equal(tf.argmax(logits, axis=-1, output_type=tf.int32), truth)
         return {
             "loss": tf.reduce_mean(each, axis=-1),
             "colors": tf.reduce_mean(tf.cast(right, tf.float32), axis=-1),
