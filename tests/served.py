@@ -11,11 +11,10 @@ import signal
 import socket
 import subprocess
 import tempfile
-import time
 import urllib.parse
 from pathlib import Path
 
-from helpers import BIN
+from helpers import BIN, until
 
 from edge_demo import server, sources
 
@@ -52,7 +51,7 @@ class Served:
 
     def tell(self, data):
         """Sends bytes as they are, and gives what came back, up to 1 MB."""
-        with socket.create_connection(self.address, timeout=20) as connection:
+        with socket.create_connection(self.address, timeout=60) as connection:
             received = b""
             with contextlib.suppress(OSError):  # it may have had enough of them
                 connection.sendall(data)
@@ -87,7 +86,7 @@ def ask(url, path, method="GET", body=None, headers=(), tls=None):
     """One request by Python's client; tls: with this context."""
     kind = functools.partial(http.client.HTTPSConnection, context=tls)
     kind = kind if tls else http.client.HTTPConnection
-    with contextlib.closing(kind(urllib.parse.urlsplit(url).netloc, timeout=30)) as client:
+    with contextlib.closing(kind(urllib.parse.urlsplit(url).netloc, timeout=60)) as client:
         client.request(method, path, body, dict(headers))
         answer = client.getresponse()
         return Answer(answer.status, answer.headers, answer.read())
@@ -101,14 +100,15 @@ def running(*arguments, environment=None):
         with out.open("w") as stdout, err.open("w") as stderr:
             command = [BIN / "edge-demo", *map(str, arguments)]
             process = subprocess.Popen(command, stdout=stdout, stderr=stderr, env=environment)
+
+        def url():
+            assert process.poll() is None, err.read_text()
+            return re.search(r"^https?://\S+$", said(out, err), re.M)
+
         try:
-            deadline = time.monotonic() + 60
-            while not (found := re.search(r"^https?://\S+$", said(out, err), re.M)):
-                assert process.poll() is None and time.monotonic() < deadline, err.read_text()
-                time.sleep(0.05)
-            yield Served(process, out, err, found[0])
+            yield Served(process, out, err, until(url)[0])
             process.send_signal(signal.SIGTERM)
-            assert process.wait(10) == 0, err.read_text()
+            assert process.wait(60) == 0, err.read_text()
             assert "Traceback" not in err.read_text()
         finally:
             process.kill()
@@ -189,7 +189,7 @@ def watching(url):
     """An open /stream, after its head."""
     address = urllib.parse.urlsplit(url)
     with (
-        socket.create_connection((address.hostname, address.port), timeout=10) as connection,
+        socket.create_connection((address.hostname, address.port), timeout=60) as connection,
         connection.makefile("rb") as stream,
     ):
         connection.sendall(GET % b"/stream")
