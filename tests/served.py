@@ -172,9 +172,8 @@ def mutated(requests, chance):
 
 
 def parts(stream, count):
-    """JPEGs of a multipart answer that was opened as a file."""
+    """The next JPEGs of a /stream, each with the boundary that shows a browser its end."""
     found = []
-    assert stream.readline() == b"--frame\r\n"
     while len(found) < count:
         assert stream.readline() == b"Content-Type: image/jpeg\r\n"
         size = int(re.fullmatch(rb"Content-Length: (\d+)\r\n", stream.readline())[1])
@@ -186,7 +185,7 @@ def parts(stream, count):
 
 @contextlib.contextmanager
 def watching(url):
-    """An open /stream, after its head."""
+    """An open /stream, after its head and its first boundary."""
     address = urllib.parse.urlsplit(url)
     with (
         socket.create_connection((address.hostname, address.port), timeout=60) as connection,
@@ -194,4 +193,5 @@ def watching(url):
     ):
         connection.sendall(GET % b"/stream")
         head = b"".join(iter(stream.readline, b"\r\n"))
+        assert b" 200 " not in head or stream.readline() == b"--frame\r\n"
         yield head, stream
