@@ -28,13 +28,18 @@ def weights(folder):
     return checkpoint.read_weights(folder, checkpoint.read_config(folder))
 
 
+# What counts answers: of 348 pictures some may lie on the border between two, where the last bit decides.
+COUNTED = dict.fromkeys(("top1", "top5", "colors"), 0.01)
+
+
 def assert_same_run(first, second, tolerance):
     rows, others = metrics(first), metrics(second)
     assert len(rows) == len(others)
     for row, other in zip(rows, others):
         assert row.keys() == other.keys()
         for key in row.keys() - {"phase"}:
-            assert row[key] == pytest.approx(other[key], rel=tolerance, abs=tolerance), (row, other)
+            close = pytest.approx(other[key], rel=tolerance, abs=COUNTED.get(key, tolerance))
+            assert row[key] == close, (row, other)
 
 
 def test_a_run_leaves_metrics_curves_tensorboard_and_checkpoints(digits_run):
