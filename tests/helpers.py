@@ -1,6 +1,7 @@
 """What several test modules share: where the commands are, and a small model."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -51,6 +52,23 @@ def stopped(command, run, step: int, stop: int) -> tuple[int, str]:
     _, errors = victim.communicate(timeout=60)
     assert "Traceback" not in errors
     return victim.returncode, errors
+
+
+def terminated_at(stop: int) -> Callable:
+    """In place of `tfvit.train.make_train_step`: this process gets SIGTERM in that step."""
+    from tfvit.step import make_train_step
+
+    def make(*args):
+        step = make_train_step(*args)
+
+        def stopping(batch, number):
+            if int(number) == stop:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return step(batch, number)
+
+        return stopping
+
+    return make
 
 
 def two_devices() -> None:
