@@ -170,7 +170,7 @@ def observe(
     graph: what visits them.
     """
 
-    @tf.function
+    @tf.function(autograph=False)
     def watch(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
         seen = {}
 

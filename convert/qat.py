@@ -166,7 +166,7 @@ def simulate(
 ) -> Callable[[np.ndarray], np.ndarray]:
     """Logits [n, classes] of grey levels [n, h, w, 3] by the rounded graph, a few at a time."""
 
-    @tf.function
+    @tf.function(autograph=False)
     def forward(pixels: tf.Tensor) -> tf.Tensor:
         return edge_graph.forward(weights, tf.cast(pixels, tf.float32), arch, quantize)
 
@@ -261,7 +261,9 @@ def finetune(
         )
         adam = Optimizer(recipe, units)
     forward_backward = tf.function(
-        make_forward_backward(weights, arch, scheme, ranges, scores), jit_compile=xla
+        make_forward_backward(weights, arch, scheme, ranges, scores),
+        jit_compile=xla,
+        autograph=False,
     )
 
     def replica_step(pixels: tf.Tensor, number: tf.Tensor) -> tf.Tensor:
@@ -273,7 +275,7 @@ def finetune(
         adam.apply([gradients[name] for name in units], number)
         return loss
 
-    @tf.function
+    @tf.function(autograph=False)
     def step(pixels: tf.Tensor, number: tf.Tensor) -> tf.Tensor:
         loss = strategy.run(replica_step, args=(pixels, number))
         return strategy.reduce(tf.distribute.ReduceOp.MEAN, loss, None)

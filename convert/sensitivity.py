@@ -28,7 +28,7 @@ def measure(model: Model, quantized: Quantized, pixels: np.ndarray) -> dict[str,
     place = {site: i for i, (_, held) in enumerate(parts.items()) for site in held}
     round_all = qat.rounding(arch, quantized.scheme, quantized.ranges)
 
-    @tf.function  # traced once: every layer has its switch
+    @tf.function(autograph=False)  # traced once: every layer has its switch
     def forward(batch: tf.Tensor, on: tf.Tensor) -> tf.Tensor:
         def quantize(name: str, x: tf.Tensor) -> tf.Tensor:
             if name not in place:

@@ -80,6 +80,7 @@ def _float_model(
     graph = tf.function(
         lambda pixels: outputs(constants, pixels, arch, integer=integer, extras=extras),
         [signature],
+        autograph=False,
     )
     owner = tf.Module()
     owner.graph = graph

@@ -14,6 +14,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 NO_CHROMIUM = "needs Chromium: apt-get install chromium"
 OPTIONS = ("--no-sandbox", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1")
 LOCAL = ("data", "blob", "about")  # schemes that ask nobody
+WAIT = 60_000  # milliseconds for whatever is waited for: a busy machine may take long, and none fails for it
 
 
 @pytest.fixture(scope="session")
@@ -24,8 +25,9 @@ def chromium():
     """
     if not CHROMIUM:
         (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(NO_CHROMIUM)
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
+    expect.set_options(timeout=WAIT)
     with sync_playwright() as playwright, contextlib.ExitStack() as stack:
         known = {}
 
@@ -72,6 +74,7 @@ def watched(chromium, tell):
                     tell(f"asked for {request.url}")
 
             opened = stack.enter_context(chromium(*options).new_context(**context))
+            opened.set_default_timeout(WAIT)
             opened.on("console", hear)
             opened.on("weberror", lambda error: tell(f"uncaught: {error.error}"))
             opened.on("request", see)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import fcntl
 import os
+import signal
 import subprocess
 import tempfile
 from collections.abc import Callable
@@ -18,6 +19,8 @@ from helpers import BIN, SMALL
 from PIL import Image
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# Begun in the background of a shell, the suite ignores Ctrl-C, as would all processes that it starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ["TFDS_DATA_DIR"] = tempfile.mkdtemp(prefix="tfds")  # no set of the developer's own
 
 

@@ -1,10 +1,13 @@
 """What several test modules share: where the commands are, and a small model."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 BIN = Path(sys.executable).parent
 # A model small enough to train in seconds, with everything a large one has.
@@ -20,6 +23,18 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(PATHS)}
 MIRRORED = (sys.executable, __file__)
 
 
+Found = TypeVar("Found")
+
+
+def until(condition: Callable[[], Found], seconds: float = 60) -> Found:
+    """Waits for a condition to hold, and gives what it gave; only what is broken takes long."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"not so after {seconds} s"
+        time.sleep(0.02)
+    return found
+
+
 def stopped(command, run, step: int, stop: int) -> tuple[int, str]:
     """Starts `tfvit` and sends it a signal once the metrics of a run have that step; exit code, stderr."""
     from tfvit import runs
@@ -27,14 +42,33 @@ def stopped(command, run, step: int, stop: int) -> tuple[int, str]:
     victim = subprocess.Popen(
         [BIN / "tfvit", *command], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
-    deadline = time.monotonic() + 300
-    while max((row["step"] for row in runs.read_metrics(run)), default=0) < step:
-        assert victim.poll() is None and time.monotonic() < deadline
-        time.sleep(0.01)
+
+    def reached() -> bool:
+        assert victim.poll() is None
+        return any(row["step"] >= step for row in runs.read_metrics(run))
+
+    until(reached, 300)
     victim.send_signal(stop)
     _, errors = victim.communicate(timeout=60)
     assert "Traceback" not in errors
     return victim.returncode, errors
+
+
+def terminated_at(stop: int) -> Callable:
+    """In place of `tfvit.train.make_train_step`: this process gets SIGTERM in that step."""
+    from tfvit.step import make_train_step
+
+    def make(*args):
+        step = make_train_step(*args)
+
+        def stopping(batch, number):
+            if int(number) == stop:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return step(batch, number)
+
+        return stopping
+
+    return make
 
 
 def two_devices() -> None:

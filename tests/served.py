@@ -11,11 +11,10 @@ import signal
 import socket
 import subprocess
 import tempfile
-import time
 import urllib.parse
 from pathlib import Path
 
-from helpers import BIN
+from helpers import BIN, until
 
 from edge_demo.server import live_page
 from edge_demo.sources.source import Source
@@ -53,7 +52,7 @@ class Served:
 
     def tell(self, data):
         """Sends bytes as they are, and gives what came back, up to 1 MB."""
-        with socket.create_connection(self.address, timeout=20) as connection:
+        with socket.create_connection(self.address, timeout=60) as connection:
             received = b""
             with contextlib.suppress(OSError):  # it may have had enough of them
                 connection.sendall(data)
@@ -88,7 +87,7 @@ def ask(url, path, method="GET", body=None, headers=(), tls=None):
     """One request by Python's client; tls: with this context."""
     kind = functools.partial(http.client.HTTPSConnection, context=tls)
     kind = kind if tls else http.client.HTTPConnection
-    with contextlib.closing(kind(urllib.parse.urlsplit(url).netloc, timeout=30)) as client:
+    with contextlib.closing(kind(urllib.parse.urlsplit(url).netloc, timeout=60)) as client:
         client.request(method, path, body, dict(headers))
         answer = client.getresponse()
         return Answer(answer.status, answer.headers, answer.read())
@@ -102,14 +101,15 @@ def running(*arguments, environment=None):
         with out.open("w") as stdout, err.open("w") as stderr:
             command = [BIN / "edge-demo", *map(str, arguments)]
             process = subprocess.Popen(command, stdout=stdout, stderr=stderr, env=environment)
+
+        def url():
+            assert process.poll() is None, err.read_text()
+            return re.search(r"^https?://\S+$", said(out, err), re.M)
+
         try:
-            deadline = time.monotonic() + 60
-            while not (found := re.search(r"^https?://\S+$", said(out, err), re.M)):
-                assert process.poll() is None and time.monotonic() < deadline, err.read_text()
-                time.sleep(0.05)
-            yield Served(process, out, err, found[0])
+            yield Served(process, out, err, until(url)[0])
             process.send_signal(signal.SIGTERM)
-            assert process.wait(10) == 0, err.read_text()
+            assert process.wait(60) == 0, err.read_text()
             assert "Traceback" not in err.read_text()
         finally:
             process.kill()
@@ -173,9 +173,8 @@ def mutated(requests, chance):
 
 
 def parts(stream, count):
-    """JPEGs of a multipart answer that was opened as a file."""
+    """The next JPEGs of a /stream, each with the boundary that shows a browser its end."""
     found = []
-    assert stream.readline() == b"--frame\r\n"
     while len(found) < count:
         assert stream.readline() == b"Content-Type: image/jpeg\r\n"
         size = int(re.fullmatch(rb"Content-Length: (\d+)\r\n", stream.readline())[1])
@@ -187,12 +186,13 @@ def parts(stream, count):
 
 @contextlib.contextmanager
 def watching(url):
-    """An open /stream, after its head."""
+    """An open /stream, after its head and its first boundary."""
     address = urllib.parse.urlsplit(url)
     with (
-        socket.create_connection((address.hostname, address.port), timeout=10) as connection,
+        socket.create_connection((address.hostname, address.port), timeout=60) as connection,
         connection.makefile("rb") as stream,
     ):
         connection.sendall(GET % b"/stream")
         head = b"".join(iter(stream.readline, b"\r\n"))
+        assert b" 200 " not in head or stream.readline() == b"--frame\r\n"
         yield head, stream

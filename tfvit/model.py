@@ -78,6 +78,8 @@ def create_model(
     return build(architectures.named(name, num_classes, image_size, **changes))
 
 
+# Autograph rewrites the source of every layer's `call`, where there is nothing for it to do: a second.
+@tf.autograph.experimental.do_not_convert
 def build(
     arch: Architecture | ResNetArchitecture,
     *,

@@ -141,7 +141,7 @@ def is_multiworker(strategy: tf.distribute.Strategy) -> bool:
 def _gather(strategy: tf.distribute.Strategy) -> Callable[[tf.Tensor], tf.Tensor]:
     """Compiled once: gathering is traced anew otherwise, each time."""
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.int64)])
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.int64)], autograph=False)
     def gather(mine: tf.Tensor) -> tf.Tensor:
         return strategy.gather(strategy.run(tf.identity, args=(mine,)), axis=0)
 

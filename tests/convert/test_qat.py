@@ -7,10 +7,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from helpers import ENVIRONMENT, MIRRORED
-from random_models import SPEC, random_model, weights_of
+from random_models import SPEC, random_model, randomised, weights_of
 
+import tfvit
 from convert import edge_graph, fold, qat, sites
 from convert.schemes import CALIBRATIONS, SCHEMES
+from tfvit.architecture import Architecture
+from tfvit.model import build
 
 
 @pytest.mark.parametrize("method", CALIBRATIONS)
@@ -106,8 +109,11 @@ def test_a_hybrid_is_tuned_but_for_what_normalises_its_pictures():
     assert still == {"input/scale", "input/shift"} | features
 
 
-def test_fine_tuning_on_two_devices_is_that_on_one(tmp_path, digits_run, tfvit_cli):
-    common = ("convert", digits_run, "--data", "digits", "--int8", "--qat-steps", "6", "--out")
+def test_fine_tuning_on_two_devices_is_that_on_one(tmp_path, tfvit_cli):
+    shape = {"patch_size": 8, "width": 32, "depth": 1, "mlp_dim": 64, "heads": 2}
+    tfvit.save(randomised(build(Architecture("small", 10, 16, **shape))), tmp_path / "model")
+    common = ("convert", tmp_path / "model", "--data", "digits", "--int8", "--max-drop", "100")
+    common += ("--qat-steps", "6", "--calibration-images", "64", "--out")
     assert tfvit_cli(*common, tmp_path / "one", "--strategy", "one").code == 0
     arguments = [*common, tmp_path / "mirrored", "--strategy", "mirrored"]
     subprocess.run([*MIRRORED, *map(str, arguments)], check=True, env=ENVIRONMENT)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import io
-import time
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import until
 from network_camera import Camera, jpeg
 from PIL import Image
 from served import served as process_of
@@ -70,8 +70,7 @@ def live(int8):
     """A camera that is watched, with --json on stdout."""
     camera = Camera(picture=lambda number: jpeg(number, (64, 160)))
     with process_of(int8, "--source", camera.address, "--json") as found:
-        while found.ask("/snapshot.jpg").code != 200:
-            time.sleep(0.05)
+        until(lambda: found.ask("/snapshot.jpg").code == 200)
         yield found
     camera.stop()
 

@@ -29,13 +29,13 @@ def jpeg(number, size=(64, 64)):
 
 
 class Camera(http.server.ThreadingHTTPServer):
-    """MJPEG over HTTP; `picture` gives the JPEG of frame n, `rate` frames a second."""
+    """MJPEG over HTTP; `picture` gives the JPEG of frame n, `rate` frames a second; `sent` counts them."""
 
     daemon_threads = allow_reuse_address = True
 
     def __init__(self, port=0, picture=jpeg, rate=RATE):
         super().__init__(("127.0.0.1", port), _Http)
-        self.stopped, self.picture, self.rate = threading.Event(), picture, rate
+        self.stopped, self.picture, self.rate, self.sent = threading.Event(), picture, rate, 0
         self.address = f"http://user:secret@127.0.0.1:{self.server_port}/video.mjpeg"
         threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
 
@@ -61,6 +61,7 @@ class _Http(http.server.BaseHTTPRequestHandler):
                 self.wfile.write(head.encode() + picture + b"\r\n")
             except OSError:
                 return
+            self.server.sent += 1
 
     def log_message(self, *_):
         pass

@@ -335,17 +335,23 @@ def test_the_installed_command_has_one_line_for_an_error(process, int8, tmp_path
     check_one_line(process("edge-demo", tmp_path / "none", "--source", tmp_path), tmp_path)
 
 
-def test_one_picture_is_answered_in_half_a_second_of_a_processor(process, int8, pictures):
+def test_one_picture_costs_little_more_than_starting_python_with_numpy(process, int8, pictures):
     resource = pytest.importorskip("resource")
 
     def used():
         times = resource.getrusage(resource.RUSAGE_CHILDREN)
         return times.ru_utime + times.ru_stime
 
-    before, count = used(), 3
-    for _ in range(count):
-        assert process("edge-demo", int8, "--source", pictures / "0.png").code == 0
-    assert (used() - before) / count < 0.5
+    def seconds(*command):
+        before, count = used(), 3
+        for _ in range(count):
+            assert process(*command).code == 0
+        return (used() - before) / count
+
+    start = seconds(
+        "python", "-c", "import click, numpy, PIL.Image"
+    )  # 0.15 s, TensorFlow's is 4.5 s
+    assert seconds("edge-demo", int8, "--source", pictures / "0.png") < 4 * start
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])

@@ -393,12 +393,12 @@ def test_a_header_of_too_many_pixels_is_refused_before_decoding(monkeypatch, pho
 
     monkeypatch.setattr(ImageFile.ImageFile, "load", load)
     data = BOMBS[bomb](photo)
-    start = time.perf_counter()
+    start = time.process_time()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         with pytest.raises(UserError, match=r"^big: .*100 megapixels"):
             decode(data, "big")
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1
     assert not caught
 
 

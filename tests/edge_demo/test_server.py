@@ -13,6 +13,7 @@ import time
 
 import numpy as np
 import pytest
+from helpers import until
 from network_camera import encoded
 from PIL import Image
 from served import ROUTES, ask, at_once, parts, served, watching
@@ -104,18 +105,25 @@ def test_no_path_leads_to_a_file(live):
 
 
 def test_the_stream_is_jpegs_that_go_on(live):
+    before = live.metric("edge_demo_results_total")
     with watching(live.url) as (head, stream):
         assert head.startswith(b"HTTP/1.1 200 ")
         assert b"Content-Type: multipart/x-mixed-replace; boundary=frame\r\n" in head
-        start, found = time.monotonic(), parts(stream, 30)
-        assert time.monotonic() - start < 4  # of a camera of 30 frames a second
+        found = parts(stream, 30)
+    assert live.metric("edge_demo_results_total") - before < 90  # few are passed over
     levels = []
     for data in found:
         with Image.open(io.BytesIO(data)) as picture:
             assert picture.format == "JPEG" and picture.size == (64, 160)
             levels.append(np.asarray(picture)[:60].mean())  # above the labels
     steps = np.diff(levels) % 256
-    assert (steps > 0.5).all() and steps.sum() < 60
+    assert (steps > 0.5).all() and steps.sum() < 200  # and none is older than the one before
+
+
+def printed(live):
+    """Of each frame the line of JSON; the last one may be on its way."""
+    whole = live.out.read_text().rpartition("\n")[0]
+    return {row["frame"]: row for row in map(json.loads, whole.splitlines())}
 
 
 def test_the_newest_result_is_a_line_of_json(live):
@@ -124,24 +132,28 @@ def test_the_newest_result_is_a_line_of_json(live):
         text = live.ask("/result.json").text
         assert "secret" not in text and text.count("\n") == 1
         found.append(json.loads(text))
-    time.sleep(0.2)
-    printed = {row["frame"]: row for row in map(json.loads, live.out.read_text().splitlines())}
+    until(lambda: found[-1]["frame"] in printed(live))
+    lines = printed(live)
     for row in found:
-        line = printed[row["frame"]]
+        line = lines[row["frame"]]
         assert row["time"] == pytest.approx(line["time"], abs=2e-3)
         assert row == line | {"time": row["time"]}
 
 
 def test_health_tells_how_it_is(live):
+    began = time.time()
     answer = live.ask("/health")
-    found = json.loads(answer.text)
+    ended, found = time.time(), json.loads(answer.text)
     assert answer.code == 200 and found["status"] == "ok" and found["model"] == "int8.tflite"
     assert found["source"].startswith("http://127.0.0.1:")
-    assert found["age_seconds"] < 0.5 and 15 < found["results_per_second"] < 40
     assert 0 < found["uptime_seconds"] < 600
-    before = found["results"]
-    time.sleep(0.5)
-    assert json.loads(live.ask("/health").text)["results"] > before
+    until(lambda: json.loads(live.ask("/health").text)["results"] > found["results"])
+    times = np.array([row["time"] for row in printed(live).values()])
+    taken = np.array([began, ended]) - found["age_seconds"]  # the newest frame then
+    assert ((taken[0] - 0.01 < times) & (times < taken[1] + 0.01)).any()
+    recent = times[(began - live_page.RECENT < times) & (times < began)]
+    rate = (len(recent) - 1) / (recent[-1] - recent[0])
+    assert found["results_per_second"] == pytest.approx(rate, rel=0.2)
 
 
 SAMPLE = re.compile(
@@ -175,7 +187,7 @@ def test_metrics_follow_the_grammar_and_add_up(live):
     results = single["edge_demo_results_total"]
     labels = [n for name, _, n in found if name == "edge_demo_labels_total"]
     assert sum(labels) == pytest.approx(results, abs=2)
-    assert single["edge_demo_frames_total"] >= results > 0
+    assert single["edge_demo_frames_total"] + 2 > results > 0  # which are read one after the other
     buckets = [
         (float(labels["le"]), n)
         for name, labels, n in found
@@ -204,9 +216,7 @@ def test_a_picture_stays_and_its_label_is_escaped(
     model.write_bytes(join_model(graph, {"labels.txt": labels, "tfvit.json": description}))
     sample_photos["china"].resize((4000, 300)).save(tmp_path / "photo.png")
     with served(model, "--source", tmp_path / "photo.png") as found:
-        deadline = time.monotonic() + 10
-        while found.ask("/result.json").code == 503 and time.monotonic() < deadline:
-            time.sleep(0.05)
+        until(lambda: found.ask("/result.json").code != 503)
         label = json.loads(found.ask("/result.json").text)["label"]
         assert label == Classifier(model).classify(tmp_path / "photo.png")[0][0]
         rows = [r for r in samples(found.ask("/metrics").text) if r[0] == "edge_demo_labels_total"]
@@ -219,7 +229,6 @@ def test_a_picture_stays_and_its_label_is_escaped(
 
 
 def test_a_source_that_went_silent_is_not_well(pipeline, monkeypatch):
-    monkeypatch.setattr(live_page, "STALE", 0.5)
     picture = np.zeros((8, 8, 3), np.uint8)
     for live in (True, False):
         source = Source(iter(()), is_live=live)
@@ -227,15 +236,18 @@ def test_a_source_that_went_silent_is_not_well(pipeline, monkeypatch):
             answer = ask(url, "/health")
             assert (answer.code, json.loads(answer.text)["status"]) == (200, "starting")
             assert ask(url, "/result.json").code == ask(url, "/stream").code == 503
-            frames = iter([Frame(picture, "camera", 0, time.monotonic())])
+            began = time.monotonic()
+            frames = iter([Frame(picture, "camera", 0, began)])
             for result in pipeline.results(Source(frames, is_live=live)):
                 take(result)
             assert json.loads(ask(url, "/health").text)["status"] == "ok"
-            time.sleep(0.7)
-            answer = ask(url, "/health")
+            with monkeypatch.context() as impatient:
+                impatient.setattr(live_page, "STALE", 0)
+                answer = ask(url, "/health")
             found = json.loads(answer.text)
             assert (answer.code, found["status"]) == ((503, "stale") if live else (200, "ok"))
-            assert 0.6 < found["age_seconds"] < 5 and ask(url, "/snapshot.jpg").code == 200
+            assert 0 <= found["age_seconds"] <= time.monotonic() - began + 1e-3
+            assert ask(url, "/snapshot.jpg").code == 200
 
 
 def test_a_frame_is_drawn_once_for_all_viewers_and_never_for_none(pipeline):
@@ -257,9 +269,9 @@ def test_a_frame_is_drawn_once_for_all_viewers_and_never_for_none(pipeline):
             for stream in streams:
                 parts(stream, 1)
             for result in results[5:]:
-                time.sleep(0.1)
                 take(result)
-            time.sleep(0.2)
+                for stream in streams:
+                    parts(stream, 1)
         assert drawn == [0, 4, 5, 6, 7]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import json
 import random
@@ -14,6 +15,7 @@ import urllib.parse
 
 import numpy as np
 import pytest
+from helpers import until
 from network_camera import Camera, encoded
 from PIL import Image
 from served import GET, POST, ROUTES, ask, at_once, mutated, parts, served, watching
@@ -55,11 +57,11 @@ def test_lengths_of_a_body(live, length):
 
 
 def test_a_body_too_large_is_refused_before_it_is_sent(live):
-    with socket.create_connection(live.address, timeout=10) as client:
+    with socket.create_connection(live.address, timeout=60) as client:
         head = POST.replace(b"\r\n\r\n", b"\r\nExpect: 100-continue\r\n\r\n")
         client.sendall(head % (30 * 2**20))
         assert client.recv(100).startswith(b"HTTP/1.1 413 ")
-    with socket.create_connection(live.address, timeout=10) as client:
+    with socket.create_connection(live.address, timeout=60) as client:
         client.sendall(POST % (30 * 2**20))
         with pytest.raises(ConnectionError):  # whoever sends on regardless is cut off
             for _ in range(100):
@@ -72,12 +74,15 @@ def test_uploads_are_bounded(live, sample_photos):
     with contextlib.ExitStack() as stack:
         waiting = []
         for _ in range(4):
-            client = stack.enter_context(socket.create_connection(live.address, timeout=10))
+            client = stack.enter_context(socket.create_connection(live.address, timeout=60))
             client.sendall(POST % len(photo) + photo[:100])
             waiting.append(client)
-        time.sleep(0.3)
-        answer = live.ask("/classify", "POST", photo)
-        assert answer.code == 503 and int(answer.headers["Retry-After"]) > 0
+
+        def refused():
+            found = live.ask("/classify", "POST", photo)
+            return found if found.code == 503 else None
+
+        assert int(until(refused).headers["Retry-After"]) > 0
         assert live.ask("/health").code == 200
         for client in waiting:
             client.sendall(photo[100:])
@@ -185,9 +190,6 @@ def test_one_request_a_connection(live):
 
 
 def test_slow_viewers_hold_nothing_up_and_a_ninth_is_refused(live):
-    before, start = live.metric("edge_demo_results_total"), time.monotonic()
-    time.sleep(1.5)
-    usual = (live.metric("edge_demo_results_total") - before) / (time.monotonic() - start)
     with contextlib.ExitStack() as stack:
         stalled = stack.enter_context(socket.socket())
         stalled.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -197,60 +199,30 @@ def test_slow_viewers_hold_nothing_up_and_a_ninth_is_refused(live):
         with watching(live.url) as (head, _):
             assert head.startswith(b"HTTP/1.1 503 ") and b"Retry-After: " in head
         before, start = live.metric("edge_demo_results_total"), time.monotonic()
-        counts = [0] * len(streams)
-
-        def watch(n):
-            while time.monotonic() - start < 3:
-                counts[n] += len(parts_after(streams[n]))
-
-        threads = [threading.Thread(target=watch, args=(n,)) for n in range(len(streams))]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        took = time.monotonic() - start
-        results = live.metric("edge_demo_results_total") - before
+        with concurrent.futures.ThreadPoolExecutor(len(streams)) as pool:
+            list(pool.map(lambda stream: parts(stream, 60), streams))
+        took, results = time.monotonic() - start, live.metric("edge_demo_results_total") - before
+        assert took < bounded_http.ANSWER / 2  # when the one that stalls is cut off
         assert live.metric("edge_demo_viewers") == 8
-        assert usual > 10 and results / took > 0.7 * usual
-        assert live.metric("edge_demo_frame_age_seconds") < 0.5
-        assert min(counts) / took > 0.5 * usual, (counts, took)
-    deadline = time.monotonic() + 20
-    while live.metric("edge_demo_viewers"):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-
-
-def parts_after(stream):
-    """One JPEG, the boundary before it having been read, or not."""
-    line = stream.readline()
-    if line == b"--frame\r\n":
-        line = stream.readline()
-    assert line == b"Content-Type: image/jpeg\r\n"
-    size = int(stream.readline().split()[1])
-    stream.readline()
-    data = stream.read(size)
-    assert data[:2] == b"\xff\xd8" and stream.readline() == b"\r\n"
-    return [data]
+        assert 60 <= results < 180  # of which everybody got his part
+    until(lambda: live.metric("edge_demo_viewers") == 0)
 
 
 def test_many_who_never_finish_keep_nobody_out(live):
     with contextlib.ExitStack() as stack:
         for n in range(200):
-            client = stack.enter_context(socket.create_connection(live.address, timeout=10))
+            client = stack.enter_context(socket.create_connection(live.address, timeout=60))
             client.sendall([b"", b"GET /", b"POST /classify HTTP/1.1\r\nHost: lo"][n % 3])
         start = time.monotonic()
         assert live.ask("/health").code == 200
-        assert time.monotonic() - start < 3
+        assert time.monotonic() - start < bounded_http.HEAD / 2  # when the first are cut off
         assert live.number("Threads") < 120
-    deadline = time.monotonic() + 20
-    while live.number("Threads") > 20:
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    until(lambda: live.number("Threads") <= 20)
 
 
 def test_whoever_is_slow_is_cut_off(pipeline, monkeypatch):
     for name in ("HEAD", "BODY", "ANSWER", "LINGER"):
-        monkeypatch.setattr(bounded_http, name, 0.6)
+        monkeypatch.setattr(bounded_http, name, 1.5)
     monkeypatch.setattr(bounded_http, "POLL", 0.1)
     with at_once(pipeline) as (_, url):
         address = urllib.parse.urlsplit(url)
@@ -259,10 +231,10 @@ def test_whoever_is_slow_is_cut_off(pipeline, monkeypatch):
                 start = time.monotonic()
                 client.sendall(head)
                 with pytest.raises(OSError):
-                    for _ in range(100):
+                    for _ in range(200):
                         client.sendall(b"a")  # a byte now and then
                         time.sleep(0.05)
-                assert 0.4 < time.monotonic() - start < 3
+                assert time.monotonic() - start > 1
         picture = encoded(Image.effect_noise((900, 900), 99), "PNG")
         with socket.create_connection((address.hostname, address.port)) as client:
             client.sendall(POST % len(picture) + picture)  # in time, however long it then takes
@@ -270,7 +242,7 @@ def test_whoever_is_slow_is_cut_off(pipeline, monkeypatch):
 
 
 def test_a_viewer_who_takes_nothing_is_cut_off(pipeline, monkeypatch):
-    monkeypatch.setattr(bounded_http, "ANSWER", 0.6)
+    monkeypatch.setattr(bounded_http, "ANSWER", 1.5)
     monkeypatch.setattr(bounded_http, "POLL", 0.1)
     noise = np.asarray(Image.effect_noise((900, 900), 99).convert("RGB"))
     with at_once(pipeline) as (take, url), socket.socket() as client:
@@ -280,12 +252,13 @@ def test_a_viewer_who_takes_nothing_is_cut_off(pipeline, monkeypatch):
         address = urllib.parse.urlsplit(url)
         client.connect((address.hostname, address.port))
         client.sendall(GET % b"/stream")
-        viewers = []
-        for _ in range(30):
+
+        def viewers():
             take(result)
-            time.sleep(0.1)
-            viewers.append(json.loads(ask(url, "/health").text)["viewers"])
-        assert max(viewers) == 1 and viewers[-1] == 0
+            return json.loads(ask(url, "/health").text)["viewers"]
+
+        until(lambda: viewers() == 1)
+        until(lambda: viewers() == 0)
 
 
 @pytest.mark.parametrize("count", [400, pytest.param(10_000, marks=pytest.mark.long)])
@@ -304,7 +277,7 @@ def test_thousands_of_broken_requests_leave_no_trace(live, sample_photos, count)
         codes[code] = codes.get(code, 0) + 1
     assert {b"200", b"400", b"403", b"404"} <= codes.keys() and b"500" not in codes, codes
     assert live.ask("/health").code == 200
-    assert live.number("Threads") <= threads + 2
+    until(lambda: live.number("Threads") <= threads + 2)  # of the last some linger
     assert live.number("VmRSS") < memory + 20_000  # kB
     assert not re.search("Error|Traceback", live.err.read_text())
 
@@ -336,16 +309,13 @@ def test_an_address_that_cannot_be_served_is_one_line(edge_cli, int8, live):
 def test_it_ends_at_once_whoever_is_connected(int8, number):
     camera = Camera()
     with served(int8, "--source", camera.address) as found, contextlib.ExitStack() as stack:
-        while found.ask("/snapshot.jpg").code != 200:
-            time.sleep(0.05)
+        until(lambda: found.ask("/snapshot.jpg").code == 200)
         for data in (GET % b"/stream", GET % b"/stream", POST % 100_000 + b"x", b"GET /"):
-            client = stack.enter_context(socket.create_connection(found.address, timeout=10))
+            client = stack.enter_context(socket.create_connection(found.address, timeout=60))
             client.sendall(data)
-        time.sleep(0.2)
-        start = time.monotonic()
+        until(lambda: found.metric("edge_demo_viewers") == 2)
         found.process.send_signal(number)
-        assert found.process.wait(10) == 0
-        assert time.monotonic() - start < 4
+        assert found.process.wait(bounded_http.HEAD - 2) == 0  # before any of them is cut off
         assert "median inference" in found.err.read_text()
         assert not re.search("Error|Traceback", found.err.read_text())
         assert found.out.read_text() == ""
@@ -360,7 +330,7 @@ def test_no_thread_is_left(pipeline):
             with watching(url) as (_, stream):
                 parts(stream, 1)
                 assert ask(url, "/health").code == 200
-    assert threading.active_count() == before
+    until(lambda: threading.active_count() <= before)
 
 
 def test_limit_ends_it(edge_cli, int8, sample_photos, tmp_path):

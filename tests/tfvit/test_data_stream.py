@@ -228,5 +228,5 @@ def test_data_services_yield_what_the_trainer_would_itself(split, root):
         for server in servers:
             server.send_signal(signal.SIGINT)
     for server in servers:
-        assert server.wait(20) == 0
+        assert server.wait(60) == 0
         assert server.stdout.read() == "stopped\n"

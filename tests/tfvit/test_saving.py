@@ -166,16 +166,16 @@ peers.meet(Cluster(tuple(sys.argv[1].split(",")), int(sys.argv[2])))
 
 
 def test_workers_wait_for_each_other_and_say_for_whom():
-    with (
-        socket.create_server(("127.0.0.1", 0)) as one,
-        socket.create_server(("127.0.0.1", 0)) as two,
-    ):
+    with socket.socket() as one, socket.socket() as two:
+        for reserved in (one, two):  # bound and not listening: a worker may, and nobody else
+            reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            reserved.bind(("127.0.0.1", 0))
         addresses = [f"127.0.0.1:{s.getsockname()[1]}" for s in (one, two)]
-    command = [sys.executable, "-c", MEET, ",".join(addresses)]
-    first = subprocess.Popen([*command, "1"], stderr=subprocess.PIPE, text=True)
-    assert first.stderr.readline() == f"waiting for worker 0 ({addresses[0]})\n"
-    with socket.create_server(("127.0.0.1", int(addresses[0].rpartition(":")[2]))):
-        assert first.wait(30) == 0
+        command = [sys.executable, "-c", MEET, ",".join(addresses)]
+        second = subprocess.Popen([*command, "1"], stderr=subprocess.PIPE, text=True)
+        assert second.stderr.readline() == f"waiting for worker 0 ({addresses[0]})\n"
+        one.listen()
+        assert second.wait(60) == 0
 
 
 def test_a_port_that_is_taken_is_one_line():

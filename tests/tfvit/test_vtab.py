@@ -1,11 +1,10 @@
 """`tfvit vtab`: runs on small sets of TFDS's own form, and what is chosen, repeated and refused."""
 
 import json
-import os
-import signal
 
 import pytest
 import tensorflow_datasets as tfds
+from helpers import terminated_at
 from small_models import labelled
 from vtab_sets import write
 
@@ -36,19 +35,8 @@ def top1_of_tasks(file):
 def test_tasks_are_trained_measured_and_resumed(model, tmp_path, tfvit_cli, monkeypatch):
     out, figures = tmp_path / "out", tmp_path / "figures.json"
     command = ("vtab", model, "--out", out, *SHORT, "--json", figures)
-    make_step = vtab.train.__globals__["make_train_step"]
-
-    def interrupted(*args):
-        step = make_step(*args)
-
-        def stopping(*batch):
-            os.kill(os.getpid(), signal.SIGTERM)
-            return step(*batch)
-
-        return stopping
-
     with monkeypatch.context() as patched:
-        patched.setattr("tfvit.train.make_train_step", interrupted)
+        patched.setattr("tfvit.train.make_train_step", terminated_at(1))
         done = tfvit_cli(*command, "--tasks", "cifar100")
     assert done.code == PREEMPTED
     assert done.err == "\nstopped, all saved; go on with the same command\n"

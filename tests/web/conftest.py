@@ -26,9 +26,10 @@ def site():
 
 
 @pytest.fixture
-def bare(site, web_export, browse):
+def bare(site, web_export, browse, once):
     """bare(*options, may_say=None) -> a page of an exported folder that does nothing by itself."""
-    (web_export / "web" / "bare.html").write_text(f"<!doctype html>{ICON}")
+    page = web_export / "web" / "bare.html"  # which other processes may be showing
+    once("bare", lambda _: page.write_text(f"<!doctype html>{ICON}"))
 
     def visit(*options, **kwargs):
         return browse(f"{site(web_export).url}/bare.html", *options, **kwargs)

@@ -78,17 +78,17 @@ def pictures(exported: Path) -> list[str]:
     return [reference["pixels"] for reference in manifest(exported)["reference"]]
 
 
-def differences(page, exported: Path, wanted: dict[str, np.ndarray]) -> Iterator[tuple]:
+def differences(page, exported: Path, wanted: dict[str, np.ndarray], count=None) -> Iterator[tuple]:
     """(model, options, what the browser told, differences of the logits [n, classes]) of all OPTIONS.
 
-    page: of the folder's origin.
+    page: of the folder's origin. count: of the pictures, if not all.
     """
-    names = pictures(exported)
+    names = pictures(exported)[:count]
     for model in manifest(exported)["models"]:
         for options in OPTIONS[model["engine"]]:
             given = {"options": {**options, "model": model["name"]}, "pictures": names}
             told = page.evaluate(LOGITS, given)
-            found = np.abs(np.array(told["logits"]) - wanted[model["name"]])
+            found = np.abs(np.array(told["logits"]) - wanted[model["name"]][:count])
             yield model["name"], options, told, found
 
 

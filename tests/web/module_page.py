@@ -32,7 +32,7 @@ def run(page, script, **given):
 
 def ended(page):
     """Whether no worker is left, after a moment."""
-    for _ in range(100):
+    for _ in range(1200):
         if not page.workers:
             return True
         page.wait_for_timeout(50)

@@ -26,6 +26,7 @@ AT_ONCE = 8  # pictures that one call into Python loads, at most
 Unreadable = dict[str, str]
 
 
+@tf.autograph.experimental.do_not_convert  # as `model.build`
 def train_batches(
     split: Split,
     spec: PreprocessSpec,
@@ -85,6 +86,7 @@ def train_batches(
     return batches.map(_noting(unreadable)).prefetch(tf.data.AUTOTUNE)
 
 
+@tf.autograph.experimental.do_not_convert  # as `model.build`
 def eval_batches(
     split: Split,
     spec: PreprocessSpec,

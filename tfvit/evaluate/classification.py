@@ -81,7 +81,7 @@ def forward_function(model, strategy: tf.distribute.Strategy | None = None) -> C
             logits = model(normalise(pixels, model.preprocess), training=False)
         return logits, batch["label"], batch["mask"]
 
-    @tf.function
+    @tf.function(autograph=False)
     def compiled(batch: dict[str, tf.Tensor]) -> list[tf.Tensor]:
         return [strategy.gather(x, axis=0) for x in strategy.run(replica, args=(batch,))]
 

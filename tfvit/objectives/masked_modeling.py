@@ -140,7 +140,7 @@ class MaskedModeling:
             sums = {name: tf.reduce_sum(x * batch["mask"]) for name, x in found.items()}
             return sums | {"images": tf.reduce_sum(batch["mask"])}
 
-        @tf.function
+        @tf.function(autograph=False)
         def compiled(batch: dict, number: tf.Tensor) -> dict[str, tf.Tensor]:
             found = strategy.run(of_replica, args=(batch, number))
             return {name: strategy.reduce("SUM", x, axis=None) for name, x in found.items()}
