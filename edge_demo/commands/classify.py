@@ -7,14 +7,13 @@ import contextlib
 import functools
 import statistics
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from edge_demo.commands.options import runtime_options, source_options
-from edge_demo.commands.stopping import until_stopped
+from edge_demo.commands.stopping import idle, until_stopped
 from edge_demo.errors import UserError
 from edge_demo.option_types import Address, Number
 
@@ -193,8 +192,8 @@ def classify(
         for result in pipeline.results(opened, every, limit, skip):
             for take in takes:
                 take(result)
-        while serve and not (limit and source):
-            time.sleep(3600)
+        if serve and not (limit and source):
+            idle()
     tally.report()
     if not (tally.count or serve or opened.is_live):
         raise UserError("none of the files is a readable image")

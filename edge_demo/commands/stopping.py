@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import time
 from collections.abc import Iterator
+from typing import NoReturn
+
+NAP = 0.5  # seconds
 
 
 @contextlib.contextmanager
@@ -22,3 +26,12 @@ def until_stopped() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def idle() -> NoReturn:
+    """Nothing, until a signal ends it.
+
+    In naps: Python may come to a signal only after the sleep that it was about to begin.
+    """
+    while True:
+        time.sleep(NAP)

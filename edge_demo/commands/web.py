@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,7 +57,7 @@ def web(folder, host, port, https, cert, key, show):
     """
     import webbrowser
 
-    from edge_demo.commands.stopping import until_stopped
+    from edge_demo.commands.stopping import idle, until_stopped
     from edge_demo.server import certificate, web_folder
 
     if (cert is None) != (key is None):
@@ -87,8 +86,7 @@ def web(folder, host, port, https, cert, key, show):
                 _warn(SELF_SIGNED)
         if show:
             webbrowser.open(urls[0])
-        while True:
-            time.sleep(3600)
+        idle()
 
 
 def _urls(server: Server) -> list[str]:

@@ -37,6 +37,9 @@ def data_service(host, port):
         signal.signal(number, lambda *_: stopped.set())
     address, _servers = service.serve(host, port)
     click.echo(f"serving at {address}")
-    stopped.wait()
+    while not stopped.wait(
+        1
+    ):  # Python may come to a signal only after the wait it was about to begin
+        pass
     click.echo("stopped")
     os._exit(0)  # to stop the servers may wait for ever for a trainer that is still reading
