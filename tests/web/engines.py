@@ -78,15 +78,16 @@ def pictures(exported: Path) -> list[str]:
     return [reference["pixels"] for reference in manifest(exported)["reference"]]
 
 
-def differences(page, exported: Path, wanted: dict[str, np.ndarray], count=None) -> Iterator[tuple]:
+def differences(page, exported: Path, wanted: dict[str, np.ndarray], few=None) -> Iterator[tuple]:
     """(model, options, what the browser told, differences of the logits [n, classes]) of all OPTIONS.
 
-    page: of the folder's origin. count: of the pictures, if not all.
+    page: of the folder's origin. few: pictures that a graphics processor gets, if not all.
     """
-    names = pictures(exported)[:count]
+    names = pictures(exported)
     for model in manifest(exported)["models"]:
         for options in OPTIONS[model["engine"]]:
-            given = {"options": {**options, "model": model["name"]}, "pictures": names}
+            count = len(names) if options.get("backend", "wasm") == "wasm" else few
+            given = {"options": {**options, "model": model["name"]}, "pictures": names[:count]}
             told = page.evaluate(LOGITS, given)
             found = np.abs(np.array(told["logits"]) - wanted[model["name"]][:count])
             yield model["name"], options, told, found

