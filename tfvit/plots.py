@@ -211,6 +211,7 @@ def over_compute(rows: list[dict], path: Path | BinaryIO, labels: dict[str, str]
                 drawn = axis.errorbar(cell["exaflops"], y, spread or None, capsize=3, **own)
             lines.append(drawn[0])
         axis.set_xscale("log")
+        axis.tick_params("x", which="minor", labelsize=7)  # or they are on top of each other
         axis.set(xlabel="training compute, exaFLOPs")
         axis.set_ylabel(label, parse_math=False)
         axis.grid(alpha=0.3)
