@@ -110,7 +110,7 @@ def test_the_stream_is_jpegs_that_go_on(live):
         assert head.startswith(b"HTTP/1.1 200 ")
         assert b"Content-Type: multipart/x-mixed-replace; boundary=frame\r\n" in head
         found = parts(stream, 30)
-    assert live.metric("edge_demo_results_total") - before < 90  # few are passed over
+    assert live.metric("edge_demo_results_total") - before < 5 * 30  # few are passed over
     levels = []
     for data in found:
         with Image.open(io.BytesIO(data)) as picture:
