@@ -114,7 +114,10 @@ def test_the_reliability_picture(digits_run, tmp_path, tfvit_cli):
     )
     assert done.code == 0, done.err
     stored = json.loads((tmp_path / "x.json").read_text())
-    assert f"calibration error {100 * stored['ece']:.2f} %" in done.out
+    assert done.out.splitlines()[-1].partition("): ")[2] == (
+        f"top-1 {100 * stored['top1']:.2f} %, top-5 {100 * stored['top5']:.2f} %, "
+        f"loss {stored['loss']:.4f}, calibration error {100 * stored['ece']:.2f} %"
+    )
     assert len(stored["reliability"]) == 15
     with Image.open(tmp_path / "x.png") as picture:
         assert picture.format == "PNG" and np.asarray(picture).std() > 10

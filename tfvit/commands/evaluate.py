@@ -146,7 +146,6 @@ def _per_class(per_class: dict[str, dict]) -> str:
 
 def _in_words(headline: dict[str, float]) -> str:
     """The figures of a split in a line, the loss last."""
-    shares = [
-        f"{name} {percent(headline[k])}" for k, name in figures.NAMES.items() if k in headline
-    ]
+    present = [name for name in figures.NAMES if name in headline and name != "loss"]
+    shares = [f"{figures.NAMES[name]} {percent(headline[name])}" for name in present]
     return f"{', '.join(shares)}, loss {headline['loss']:.4f}"
