@@ -25,6 +25,7 @@ machine.py       what figures are measured on;  tables.py, progress.py  for peop
 option_types.py  types of what is given to options
 files.py         files written whole or not at all, and read with one line for what is wrong
 errors.py        UserError: one line, exit code 2
+stopping.py      Ctrl-C and SIGTERM as the usual end
 quiet.py         silence for libraries that greet
 """
 

@@ -1,5 +1,4 @@
 """The commands of `edge-demo`, one module each; what they run is imported when they are called.
 
-options.py   options that these share
-stopping.py  Ctrl-C as the usual end
+options.py  options that these share
 """

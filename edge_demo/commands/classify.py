@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import click
 
 from edge_demo.commands.options import runtime_options, source_options
-from edge_demo.commands.stopping import idle, until_stopped
 from edge_demo.errors import UserError
 from edge_demo.option_types import Address, Number
+from edge_demo.stopping import idle, until_stopped
 
 if TYPE_CHECKING:
     from edge_demo.outputs.terminal import View

@@ -57,8 +57,8 @@ def web(folder, host, port, https, cert, key, show):
     """
     import webbrowser
 
-    from edge_demo.commands.stopping import idle, until_stopped
     from edge_demo.server import certificate, web_folder
+    from edge_demo.stopping import idle, until_stopped
 
     if (cert is None) != (key is None):
         raise UserError("--cert and --key are the two halves of a certificate: give both")

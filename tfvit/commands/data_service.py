@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import signal
-import threading
 
 import click
 
+from edge_demo.stopping import idle, until_stopped
 from tfvit.options import need
 
 
@@ -32,14 +31,9 @@ def data_service(host, port):
     need("train")
     from tfvit.data import service
 
-    stopped = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stopped.set())
-    address, _servers = service.serve(host, port)
-    click.echo(f"serving at {address}")
-    while not stopped.wait(
-        1
-    ):  # Python may come to a signal only after the wait it was about to begin
-        pass
+    with until_stopped():
+        address, _servers = service.serve(host, port)
+        click.echo(f"serving at {address}")
+        idle()
     click.echo("stopped")
     os._exit(0)  # to stop the servers may wait for ever for a trainer that is still reading
