@@ -130,22 +130,28 @@ def ffmpeg(address: str, kind: str | None, options: dict[str, str]) -> Frames:
     """Frames of what FFmpeg opens; kind: its format, None for what it finds."""
     import av
 
-    timeout = OPENING, READING
-    with av.open(address, format=kind, timeout=timeout, options=options) as container:
-        if not container.streams.video:
-            raise UserError("no picture in it")
-        stream = container.streams.video[0]
-        stream.thread_type = "SLICE"  # threads for frames would each hold one back
-        # MJPEG has no times: FFmpeg makes them up, 25 frames a second
-        timed = not container.format.flags & av.format.Flags.no_timestamps.value
-        for packet in container.demux(stream):
-            try:
-                frames = packet.decode()
-            except (av.error.InvalidDataError, av.error.ArgumentError):
-                # damaged on its way, or empty; the next one may be whole
-                continue
-            for frame in frames:
-                yield frame, frame.time if timed else None
+    limit = OPENING
+    try:
+        with av.open(
+            address, format=kind, timeout=(OPENING, READING), options=options
+        ) as container:
+            limit = READING
+            if not container.streams.video:
+                raise UserError("no picture in it")
+            stream = container.streams.video[0]
+            stream.thread_type = "SLICE"  # threads for frames would each hold one back
+            # MJPEG has no times: FFmpeg makes them up, 25 frames a second
+            timed = not container.format.flags & av.format.Flags.no_timestamps.value
+            for packet in container.demux(stream):
+                try:
+                    frames = packet.decode()
+                except (av.error.InvalidDataError, av.error.ArgumentError):
+                    # damaged on its way, or empty; the next one may be whole
+                    continue
+                for frame in frames:
+                    yield frame, frame.time if timed else None
+    except av.error.ExitError:  # FFmpeg's name for a time that is over
+        raise UserError(f"nothing came for {limit:g} s") from None
 
 
 def picamera(number: int, wanted: Wanted) -> Frames:

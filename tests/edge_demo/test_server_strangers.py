@@ -314,6 +314,7 @@ def test_it_ends_at_once_whoever_is_connected(int8, number):
             client = stack.enter_context(socket.create_connection(found.address, timeout=60))
             client.sendall(data)
         until(lambda: found.metric("edge_demo_viewers") == 2)
+        until(lambda: found.metric("edge_demo_results_total") > 1)  # of one, no median is told
         found.process.send_signal(number)
         assert found.process.wait(bounded_http.HEAD - 2) == 0  # before any of them is cut off
         assert "median inference" in found.err.read_text()

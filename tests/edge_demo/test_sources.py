@@ -16,6 +16,7 @@ import pytest
 from helpers import BIN, PATHS, until
 from network_camera import Camera, RtspCamera, encoded, jpeg
 
+from edge_demo.errors import UserError
 from edge_demo.sources import image_stream
 from edge_demo.sources.live import Clock
 
@@ -118,6 +119,31 @@ def test_empty_and_damaged_frames_of_a_stream_are_passed_over():
     camera.stop()
     assert all(frame.image.shape == (64, 64, 3) for frame in found) and not said
     assert [frame.number for frame in found] == sorted({frame.number for frame in found})
+
+
+def test_a_stream_that_falls_silent_is_named_and_tried_again(monkeypatch):
+    from edge_demo.sources import feeds
+    from edge_demo.sources.source import open_source
+
+    monkeypatch.setattr(feeds, "OPENING", 2.0)
+    monkeypatch.setattr(feeds, "READING", 1.0)
+
+    def picture(number):
+        if number == 30:
+            camera.stopped.wait(60)
+        return jpeg(number)
+
+    camera, said = Camera(picture=picture), []
+    with open_source(camera.address, say=said.append) as opened:
+        frames = iter(opened.frames)
+        while not any(line.endswith(": back") for line in said):
+            next(frames)
+    camera.stop()
+    assert "video.mjpeg: nothing came for 1 s; trying again in 0.5 s" in said[0], said
+    camera = Camera(rate=0.01)  # a first frame alone is not enough to know what is in it
+    with open_source(camera.address) as opened, pytest.raises(UserError, match="for 2 s"):
+        next(iter(opened.frames))
+    camera.stop()
 
 
 PICAMERA2 = """
