@@ -136,7 +136,8 @@ def describe(
         loss = objective.losses(batch)["loss"]
         forward = flops.needed(graph, [loss])
         chosen = [w for n, w in weights.items() if w.trainable and not frozen(n)]
-        gradients = [g for g in tf.gradients(loss, chosen) if g is not None]
+        found = [g for g in tf.gradients(loss, chosen) if g is not None]
+        gradients = [tf.convert_to_tensor(g) for g in found]  # those of rows of a table, too
         step = flops.needed(graph, gradients)
         macs = flops.multiply_adds(forward), flops.multiply_adds(step)
         activations = flops.peak_bytes(step, gradients)

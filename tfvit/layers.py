@@ -110,9 +110,9 @@ class Position2D(keras.layers.Layer):
         self.columns = self.add_weight("columns", (w, d // 2), initializer=_position())
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
-        h, w, d = x.shape[1:]
-        rows = tf.broadcast_to(self.rows[:, tf.newaxis], [h, w, d // 2])
-        columns = tf.broadcast_to(self.columns[tf.newaxis], [h, w, d // 2])
+        h, w = x.shape[1:3]
+        rows = tf.tile(self.rows[:, tf.newaxis], [1, w, 1])
+        columns = tf.tile(self.columns[tf.newaxis], [h, 1, 1])
         return x + tf.cast(tf.concat([rows, columns], axis=-1), x.dtype)
 
 

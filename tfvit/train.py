@@ -55,7 +55,8 @@ def train(
     cache, services: see `pipeline.train_batches`; neither changes a batch.
     xla: compile the step with XLA; None does so where there is a GPU. profile: trace some steps.
     Raises Stopped after SIGTERM or Ctrl-C, when all is saved; Diverged if the loss stops being a number
-    or grows beyond that of guessing; UserError if the teacher's classes are others, or the disk refuses.
+    or grows beyond that of guessing; UserError if the teacher's classes are others, the disk refuses, or
+    there is nothing to resume a run from that has ended (`runs.drop`).
     """
     recipe, strategy = run.recipe, strategy or tf.distribute.get_strategy()
     parts = recipe.accumulate * strategy.num_replicas_in_sync
@@ -65,6 +66,8 @@ def train(
         objective, optimizer = state.create(run, source)
     model = objective.model
     saved = saving.newest(folder, say) if resume else None
+    if resume and not saved and (folder / runs.CURVES).exists():
+        raise UserError(f"{folder}: has ended, and {runs.LAST}/, to go on from, was removed")
     start = state.start(run, objective, optimizer, saved, say)
     strategies.same(strategy, start, f"the step to go on from in {folder}")
     if cluster.is_chief and not saved:

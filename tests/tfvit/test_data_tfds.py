@@ -201,6 +201,7 @@ ERRORS = {
     "unknown config": ("tfds:cifar10_corrupted:nope", {}, ["tfds:cifar10_corrupted:nope"]),
     "config of a set without": ("tfds:mnist:nope", {}, ["tfds:mnist:nope", "nope"]),
     "no labels": ("tfds:div2k", {}, ["tfds:div2k", "one label or several"]),
+    "attributes": ("tfds:celeb_a", {}, ["one label or several", "pretrain takes its pictures"]),
     "no pictures": ("tfds:imdb_reviews", {}, ["tfds:imdb_reviews", "image"]),
     "a share": ("tfds:mnist", {"holdout": 0.1}, ["--split", "--train-split 'train[:90%]'"]),
     "unknown split": ("tfds:mnist", {"eval_split": "tset"}, ["tfds:mnist", "'tset'", "train"]),

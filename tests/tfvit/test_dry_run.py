@@ -75,6 +75,15 @@ def test_the_cost_of_a_masked_autoencoder_by_hand(small):
     assert found.macs_per_image == encoding + decoding + 12 * decoder * (8 * 8 * 3)
 
 
+@pytest.mark.parametrize("position", architecture.POSITIONS)
+def test_every_kind_of_position_is_counted(position):
+    arch = architecture.named("vit-ti/8", 5, (24, 40), **SMALL, position=position)
+    found = dry_run(arch)
+    assert found.parameters == build(arch).count_params()
+    assert 2 < found.flops_per_step / found.flops_per_image / RUN["batch_size"] < 3.1
+    assert found.memory["activations"] > 0
+
+
 def test_memory_follows_what_is_asked_for(small):
     base = dry_run(small)
     weights = 4 * base.parameters

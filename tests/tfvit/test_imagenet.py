@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import tarfile
 import zlib
@@ -14,7 +15,9 @@ from small_models import labelled
 import tfvit
 from edge_demo.images import read_rgb
 from edge_demo.preprocess import normalise, to_pixels
-from tfvit.data import imagenet
+from tfvit import UserError
+from tfvit.data import DataOptions, imagenet, open_source
+from tfvit.evaluate import real
 
 SYNSETS = tuple(tfds.core.tfds_path("datasets/imagenet2012/labels.txt").read_text().split())
 TRUTH = tfds.core.tfds_path("datasets/imagenet2012/validation_labels.txt").read_text().split()
@@ -220,6 +223,13 @@ def test_real_labels_of_other_sets_are_refused(prepared, photos, saved, tfvit_cl
         ("tfds:imagenet_v2", "not called ILSVRC2012_val_"),
     ):
         _refused(tfvit_cli("eval", saved(NUMBERS), "--data", data, *options), reason)
+
+
+def test_real_labels_are_of_the_classes_in_their_order(validation):
+    source = open_source(DataOptions(validation, eval_split="validation"))
+    real.check(source)
+    with pytest.raises(UserError, match="not ImageNet's 1,000"):
+        real.check(dataclasses.replace(source, labels=source.labels[::-1]))
 
 
 def test_classes_in_another_order_are_not_taken_for_imagenets(prepared, saved, tfvit_cli):

@@ -217,6 +217,25 @@ def test_another_few_shot_set_has_its_own_share_held_out(study, photos, tmp_path
     assert cell["measured"]["held_out"]["images"] == 348
 
 
+def test_a_share_is_held_out_beside_splits_of_other_names(photos, tmp_path, tfvit_cli):
+    for name, split in (("here", "train"), ("there", "test")):
+        shutil.copytree(photos / split, tmp_path / "data" / name)
+    data = ("--data", tmp_path / "data", "--train-split", "here", "--eval-split", "there")
+    few = ("--fewshot-data", photos / "train", "--split", "0.25", "--shots", "1")
+    options = ("--models", VIT, "--image-size", "32", "--out", tmp_path / "out", "--dry-run")
+    done = tfvit_cli("scaling", *data, *few, *options)
+    assert done.code == 0 and "3 runs, " in done.out, done
+
+
+def test_a_measured_cell_is_not_trained_again(study, tfvit_cli):
+    folder = study[0] / "vit-ti-8/1"
+    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    done = tfvit_cli("train", "--out", folder, "--resume")
+    reason = "has ended, and last/, to go on from, was removed"
+    assert (done.code, done.err) == (2, f"error: {folder}: {reason}\n")
+    assert before == {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
 @pytest.mark.parametrize(
     "stop", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.long)]
 )

@@ -158,8 +158,10 @@ def test_a_set_without_labels_is_for_pretraining_alone(unlabelled, photos, tmp_p
     assert "48 training, 16 held out" in done.out
     for command in (("train", *options[:-1], tmp_path / "new"), ("eval", tmp_path / "run")):
         done = tfvit_cli(*command, "--data", unlabelled)
-        line = f"error: {unlabelled}: has pictures without labels, for tfvit pretrain alone\n"
-        assert (done.code, done.err) == (2, line)
+        reason = (
+            "not a set of images with one label or several each; tfvit pretrain takes its pictures"
+        )
+        assert (done.code, done.err) == (2, f"error: {unlabelled}: {reason}\n")
     assert not (tmp_path / "new").exists()
 
 

@@ -111,9 +111,9 @@ def scaling(
     data = few = data_of(options)
     if fewshot_data is not None:
         few = DataOptions(fewshot_data)
-        if in_one_part(few.data):
+        if in_one_part(few):
             few = DataOptions(few.data, data.holdout)
-            if not in_one_part(data.data):
+            if not in_one_part(data):
                 options["holdout"] = None
     protocol = study.Protocol(few, shots, seeds, l2)
     cells = study.grid(options, models, fractions, out, same)

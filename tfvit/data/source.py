@@ -118,17 +118,17 @@ def open_source(options: DataOptions, *, prefer: str = "test", labelled: bool = 
     return dataclasses.replace(source, train=share(source.train, fraction))
 
 
-def in_one_part(data: str) -> bool:
-    """Whether `--data` is a folder with neither train/ nor test/, of which a share is held out.
+def in_one_part(options: DataOptions) -> bool:
+    """Whether the data is a folder without splits inside, of which a share is held out.
 
     Raises UserError if there is no such folder.
     """
     from tfvit.data import folder
 
-    if data.startswith(NAMED) or _is_digits(data):
+    if options.data.startswith(NAMED) or _is_digits(options.data):
         return False
-    with folder.opened(data) as root:
-        return not folder.named_splits(root, DataOptions(data))
+    with folder.opened(options.data) as root:
+        return not folder.named_splits(root, options)
 
 
 def _is_digits(data: str) -> bool:

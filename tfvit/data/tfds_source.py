@@ -157,10 +157,9 @@ def _fields(info, data: str) -> Fields:
             label = "label" if "label" in names else names[0] if len(names) == 1 else None
             if label:
                 of_objects.append((inner[label].names, lambda x, a=key, b=label: x[a][b]))
-    if len(images) == 1 and not single + own + of_objects:
-        raise UserError(f"{data}: has pictures without labels, for tfvit pretrain alone")
     if len(images) != 1 or single or not own + of_objects:
-        raise UserError(f"{data}: not a set of images with one label or several each")
+        alone = "; tfvit pretrain takes its pictures" if len(images) == 1 else ""
+        raise UserError(f"{data}: not a set of images with one label or several each{alone}")
     names, number = (own + of_objects)[0]
     return Fields(images[0], tuple(names), number, several=True)
 

@@ -39,8 +39,8 @@ def read(path: Path) -> list[frozenset[int]]:
 
 
 def check(source: Source) -> None:
-    """UserError if a source is not labelled by the 1,000 classes of ImageNet."""
-    if len(source.labels) != imagenet.CLASSES or not imagenet.are_synsets(source.labels):
+    """UserError if the labels of a source are not the 1,000 classes of ImageNet in their order, as ReaL's."""
+    if tuple(source.labels) != imagenet.synsets():
         raise UserError(
             f"{source.name}: its classes are not ImageNet's 1,000; --real-labels is for its validation set"
         )
