@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+from collections.abc import Sequence
 
 from edge_demo.errors import UserError
 
@@ -238,6 +239,7 @@ def stride(stem: tuple[int, ...] | None, patch_size: int) -> int:
 
 
 FAMILIES = {"vit": Architecture, "bit": ResNetArchitecture}
+APART = ("name", "num_classes", "image_size")  # of the model asked for, the data and the input
 
 
 def from_json(values: dict) -> Architecture | ResNetArchitecture:
@@ -259,7 +261,7 @@ def named(
     changes: any other field of the architecture: pooling="gap", depth=6, dropout=0.1.
     Raises UserError for an unknown name or field, or an image size that does not fit.
     """
-    taken = sorted({"name", "num_classes", "image_size", "patch_size"} & changes.keys())
+    check_changes(changes, (*APART, "patch_size"))
     values = {"family": "vit", "num_classes": num_classes, "image_size": image_size}
     variant, _, patch = name.rpartition("/")
     variant = variant if variant in VARIANTS else variant.lower()
@@ -277,9 +279,14 @@ def named(
         raise UserError(
             f"unknown model {name!r}: {_guess(name)}known are {known} (PATCH in pixels)"
         )
+    return from_json(values | changes)
+
+
+def check_changes(changes: dict, apart: Sequence[str] = APART) -> None:
+    """UserError if one of the changed fields is given apart."""
+    taken = sorted(set(apart) & changes.keys())
     if taken:
         raise UserError(f"{taken[0]} is not set as a further field: it is given apart")
-    return from_json(values | changes)
 
 
 def name_of(shape: tuple[int, ...], patch_size: int, stem: tuple[int, ...] | None = None) -> str:

@@ -11,7 +11,7 @@ from edge_demo.tables import scaled
 from tfvit import flops, state
 from tfvit.model import build
 from tfvit.objectives.objective import Objective
-from tfvit.optimizer import RULES, frozen
+from tfvit.optimizer import RULES, trained
 from tfvit.recipe import DTYPES
 from tfvit.run import Run
 
@@ -95,7 +95,7 @@ def of_run(run: Run, examples: int, devices: int = 1) -> DryRun:
         ema=bool(how.ema),
         devices=devices,
         accumulate=how.accumulate,
-        frozen=lambda name: frozen(name, how.frozen),
+        frozen=how.frozen,
     )
 
 
@@ -109,7 +109,7 @@ def describe(
     ema: bool = False,
     devices: int = 1,
     accumulate: int = 1,
-    frozen: Callable[[str], bool] = lambda name: False,
+    frozen: str = "",
 ) -> DryRun:
     """The cost of learning something, counted on the graph of a step that is never run.
 
@@ -118,7 +118,7 @@ def describe(
     batch_size: global; `devices` and `accumulate` divide it.
     examples: images of the training split.
     slots_per_weight: values the optimizer keeps per trainable weight: 2 of Adam, 1 of momentum.
-    frozen: name of a weight (`named_weights`) -> whether it does not learn.
+    frozen: as of `optimizer.trained`.
 
     The memory of activations is what a step holds at its fullest if each tensor is freed after its last
     use. XLA, which fuses ops, needs less; the workspace of convolutions and the runtime itself come on top.
@@ -135,7 +135,7 @@ def describe(
         batch = objective.prepared(batch, tf.zeros([2], tf.int32), 0)
         loss = objective.losses(batch)["loss"]
         forward = flops.needed(graph, [loss])
-        chosen = [w for n, w in weights.items() if w.trainable and not frozen(n)]
+        chosen = list(trained(weights, frozen).values())
         found = [g for g in tf.gradients(loss, chosen) if g is not None]
         gradients = [tf.convert_to_tensor(g) for g in found]  # those of rows of a table, too
         step = flops.needed(graph, gradients)

@@ -106,13 +106,22 @@ def decays(name: str) -> bool:
     return not any(fnmatch.fnmatchcase(name, pattern) for pattern in NO_DECAY)
 
 
-def frozen(name: str, patterns: str) -> bool:
-    """Whether a weight's name fits one of `patterns`, separated by commas: "embedding/*,block_[0-5]/*"."""
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in _apart(patterns))
+def trained(weights: dict[str, tf.Variable], frozen: str = "") -> dict[str, tf.Variable]:
+    """The weights that learn.
 
-
-def _apart(patterns: str) -> list[str]:
-    return [pattern.strip() for pattern in patterns.split(",") if pattern.strip()]
+    frozen: patterns of names that do not, separated by commas: "embedding/*,block_[0-5]/*".
+    Raises UserError if one fits no weight, or nothing is left.
+    """
+    found = {n: v for n, v in weights.items() if v.trainable}
+    learn = dict(found)
+    for pattern in filter(None, map(str.strip, frozen.split(","))):
+        fits = [name for name in found if fnmatch.fnmatchcase(name, pattern)]
+        if not fits:
+            raise UserError(f"frozen {pattern!r} fits no weight; they are as {next(iter(found))}")
+        learn = {n: v for n, v in learn.items() if n not in fits}
+    if not learn:
+        raise UserError(f"frozen {frozen!r} leaves nothing to train")
+    return learn
 
 
 def layer_scale(name: str, depth: int, decay: float) -> float:
@@ -136,15 +145,7 @@ class Optimizer:
     """
 
     def __init__(self, recipe: Recipe, weights: dict[str, tf.Variable], depth: int = 0) -> None:
-        trained = {n: v for n, v in weights.items() if v.trainable}
-        self.weights = {n: v for n, v in trained.items() if not frozen(n, recipe.frozen)}
-        for pattern in _apart(recipe.frozen):
-            if not any(frozen(name, pattern) for name in trained):
-                raise UserError(
-                    f"frozen {pattern!r} fits no weight; they are as {next(iter(trained))}"
-                )
-        if not self.weights:
-            raise UserError(f"frozen {recipe.frozen!r} leaves nothing to train")
+        self.weights = trained(weights, recipe.frozen)
         self.recipe = recipe
         self.scales = [layer_scale(n, depth, recipe.layer_decay) for n in self.weights]
         names = (*RULES[recipe.optimizer][0], *([EMA] if recipe.ema else []))

@@ -51,7 +51,7 @@ class Run:
             DataOptions(**values["data"]),
             Recipe.from_json(values["recipe"]),
             values["init"],
-            values["options"],
+            dict(values["options"]),
         )
 
     def provenance(self, step: int, metrics: dict) -> dict:

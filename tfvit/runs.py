@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from edge_demo.errors import UserError
-from edge_demo.files import atomic_file, decoding
+from edge_demo.files import atomic_file, decoding, read_json
 
 RUN, METRICS, CURVES, TENSORBOARD = "run.json", "metrics.jsonl", "curves.png", "tensorboard"
 BEST, LAST, PREVIOUS, WORKERS = "best", "last", "last.previous", "workers"
@@ -95,12 +95,7 @@ def read_metrics(folder: Path) -> list[dict]:
 def read_settings(folder: Path) -> dict | None:
     """run.json, or None if there is no run in the folder; UserError if it is damaged."""
     path = folder / RUN
-    try:
-        return json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: damaged ({error})") from None
+    return read_json(path, "run") if path.exists() else None
 
 
 def drop(folder: Path, *names: str) -> None:

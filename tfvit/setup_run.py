@@ -19,6 +19,13 @@ DEFAULT_MODEL, DEFAULT_SIZE = "vit-ti/16", (224, 224)
 INIT = "init"  # in the folder of a run: what it started from, if that was another library's
 # options of the command line that a field of the recipe has another name for
 OPTIONS = {"lr": "learning_rate", "warmup": "warmup_steps", "clip": "clip_norm"}
+# fields of an architecture that are words, of which "none" may be one
+TEXTS = {
+    f.name
+    for kind in architecture.FAMILIES.values()
+    for f in dataclasses.fields(kind)
+    if f.type == "str"
+}
 
 
 def data_of(options: dict) -> DataOptions:
@@ -82,6 +89,8 @@ def recipe_of(options: dict, row: recipes.Named) -> tuple[Recipe, dict]:
     known = {key: value for fields in (own, *nested) for key, value in fields.items()}
     given = {OPTIONS.get(k, k): v for k, v in options.items() if v is not None}
     for key, value in options.get("settings", ()):
+        if key in parts:
+            raise UserError(f"{key} has fields of its own: --set {next(iter(nested[0]))}=...")
         is_text = isinstance(known.get(key), str)
         given[key] = None if value == "none" and not is_text else value
     of_recipe = {k: v for k, v in given.items() if k in own} | _length(given)
@@ -90,7 +99,11 @@ def recipe_of(options: dict, row: recipes.Named) -> tuple[Recipe, dict]:
     for (name, value), fields in zip(parts.items(), nested):
         changed = {k: v for k, v in given.items() if k in fields}
         of_recipe[name] = dataclasses.replace(value, **changed)
-    changes = {k: v for k, v in options.get("settings", ()) if k not in known}
+    changes = {
+        k: None if v == "none" and k not in TEXTS else v
+        for k, v in options.get("settings", ())
+        if k not in known
+    }
     for field in ("pooling", "dropout", "stochastic_depth"):
         if options.get(field) is not None:
             changes[field] = options[field]
@@ -132,6 +145,7 @@ def model_of(
             values = config["architecture"].to_json()
             fresh = {"representation_size": None, "dropout": 0.0, "stochastic_depth": 0.0}
             values |= {field: value for field, value in fresh.items() if field in values}
+            architecture.check_changes(changes)
             values |= {"num_classes": classes, "image_size": size}
             if "patch_size" in changes:
                 values["name"] = f"{values['name'].rpartition('/')[0]}/{changes['patch_size']}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import tf_keras as keras
 
@@ -59,11 +60,16 @@ def load_teacher(run: Run, labels: tuple[str, ...]) -> Model | None:
     if not run.recipe.teacher:
         return None
     path = checkpoint.find(run.recipe.teacher)
+    check_teacher(path, labels)
     teacher = checkpoint.load(path, DTYPES[run.recipe.dtype])
-    if teacher.labels != labels:
-        raise UserError(f"{path}: the teacher knows other classes, or in another order")
     teacher.trainable = False
     return teacher
+
+
+def check_teacher(folder: Path, labels: tuple[str, ...]) -> None:
+    """UserError if a checkpoint is not of a model for these classes."""
+    if checkpoint.read_config(folder)["labels"] != labels:
+        raise UserError(f"{folder}: the teacher knows other classes, or in another order")
 
 
 def start(
@@ -76,6 +82,8 @@ def start(
     """Fills both from where the run starts; returns the number of steps already done."""
     model = objective.model
     if saved:
+        if saved.config["labels"] != model.labels:
+            raise UserError(f"{run.data.data}: has other classes than when the run began")
         checkpoint.assign(model, saved.weights, "the checkpoint")
         optimizer.restore(saved.state)
         objective.restore(saved.state)

@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from edge_demo.errors import UserError
 from edge_demo.files import write_json
-from tfvit import checkpoint, figures, plots, runs, saving, state, strategies, watch
+from tfvit import checkpoint, figures, plots, runs, saving, state, strategies, transfer, watch
 from tfvit.cluster import Cluster
 from tfvit.data import Source, pipeline
 from tfvit.exit_codes import Diverged, Stopped
@@ -56,18 +56,18 @@ def train(
     xla: compile the step with XLA; None does so where there is a GPU. profile: trace some steps.
     Raises Stopped after SIGTERM or Ctrl-C, when all is saved; Diverged if the loss stops being a number
     or grows beyond that of guessing; UserError if the teacher's classes are others, the disk refuses, or
-    there is nothing to resume a run from that has ended (`runs.drop`).
+    a run that has ended lacks a checkpoint (`runs.drop`); and as `check`.
     """
     recipe, strategy = run.recipe, strategy or tf.distribute.get_strategy()
-    parts = recipe.accumulate * strategy.num_replicas_in_sync
-    if recipe.batch_size % parts:
-        raise UserError(f"batch size {recipe.batch_size} does not divide into {parts} equal parts")
+    check(run, source, strategy.num_replicas_in_sync)
     with strategy.scope():
         objective, optimizer = state.create(run, source)
     model = objective.model
     saved = saving.newest(folder, say) if resume else None
-    if resume and not saved and (folder / runs.CURVES).exists():
-        raise UserError(f"{folder}: has ended, and {runs.LAST}/, to go on from, was removed")
+    if resume and (folder / runs.CURVES).exists():
+        gone = runs.LAST if not saved else None if (folder / runs.BEST).exists() else runs.BEST
+        if gone:
+            raise UserError(f"{folder}: has ended, and {gone}/ was removed since")
     start = state.start(run, objective, optimizer, saved, say)
     strategies.same(strategy, start, f"the step to go on from in {folder}")
     if cluster.is_chief and not saved:
@@ -146,10 +146,28 @@ def train(
                     stop,
                 )
             pending, began = [], time.perf_counter()
-    if cluster.is_chief:
+    if cluster.is_chief and log.rows:
         curves = folder / runs.CURVES
         plots.curves(log.rows, curves, f"{run.architecture.name} on {run.data.data}")
     return unreadable
+
+
+def check(run: Run, source: Source, devices: int) -> None:
+    """UserError if a run does not fit its data, its devices, its teacher or what it starts from.
+
+    Without building anything: for a dry run, too.
+    """
+    recipe, arch, parts = run.recipe, run.architecture, run.recipe.accumulate * devices
+    if recipe.batch_size % parts:
+        raise UserError(f"batch size {recipe.batch_size} does not divide into {parts} equal parts")
+    if len(source.labels) != arch.num_classes:
+        raise UserError(
+            f"{source.name}: has {len(source.labels)} classes, the run began with {arch.num_classes}"
+        )
+    if recipe.teacher:
+        state.check_teacher(checkpoint.find(recipe.teacher), source.labels)
+    if run.init:
+        transfer.check(run.init, checkpoint.read_config(run.init)["architecture"], arch)
 
 
 def _distributed(

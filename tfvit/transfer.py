@@ -14,6 +14,7 @@ from tfvit.model import Model, named_weights
 
 VIT = ("stem", "position", "width", "depth", "mlp_dim", "heads", "layer_norm_epsilon")
 VIT += ("qkv_bias", "activation", "layer_scale", "position_interpolation")
+Arch = Architecture | ResNetArchitecture
 SAME = {Architecture: VIT, ResNetArchitecture: ("units", "width_factor")}
 
 
@@ -52,14 +53,7 @@ def initialise(model: Model, folder: str | Path) -> Transfer:
     config = checkpoint.read_config(folder)
     weights = checkpoint.read_weights(folder, config)
     old, new = config["architecture"], model.architecture
-    if type(old) is not type(new):
-        raise UserError(f"{folder}: is {old.name}, of another family than {new.name}")
-    for field in SAME[type(new)]:
-        if getattr(old, field) != getattr(new, field):
-            raise UserError(
-                f"{folder}: is {old.name} with {field} {getattr(old, field)}, "
-                f"which does not fit {new.name} with {field} {getattr(new, field)}"
-            )
+    check(folder, old, new)
     result = Transfer([], {}, {}, {})
     if isinstance(new, Architecture):
         for name in posemb.at_grid(weights, old, new):
@@ -89,11 +83,24 @@ def initialise(model: Model, folder: str | Path) -> Transfer:
     return result
 
 
-def _features(arch: Architecture | ResNetArchitecture) -> tuple:
+def check(folder: str | Path, old: Arch, new: Arch) -> None:
+    """UserError if weights of one architecture, which are in a folder, do not fit another."""
+    if type(old) is not type(new):
+        raise UserError(f"{folder}: is {old.name}, of another family than {new.name}")
+    for field in SAME[type(new)]:
+        if getattr(old, field) != getattr(new, field):
+            raise UserError(
+                f"{folder}: is {old.name} with {field} {getattr(old, field)}, "
+                f"which does not fit {new.name} with {field} {getattr(new, field)}"
+            )
+
+
+def _features(arch: Arch) -> tuple:
     """What a head of the same weights must agree on."""
-    both = getattr(arch, "pooling", None) == "cls+gap"
+    pooling = getattr(arch, "pooling", None)
     fields = ("representation_size", "distillation_token")
-    return both, *(getattr(arch, field, None) for field in fields)
+    own = pooling if pooling in ("cls+gap", "map") else None  # a class token is near the mean
+    return own, *(getattr(arch, field, None) for field in fields)
 
 
 def grid_text(arch: Architecture) -> str:

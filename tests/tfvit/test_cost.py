@@ -147,6 +147,7 @@ def test_the_command_counts_names_checkpoints_and_files(exported, tmp_path, tfvi
 
 
 BAD = {
+    "no such size": (("vit-ti/48", "--flops", "--image-size", "64"), "image size 64x64 is not"),
     "no such model": (("vit-m/16", "--flops"), "no such file or folder; as a name: unknown model"),
     "size": (("vit-b/16", "--flops", "--image-size", "100"), "take 96 or 112"),
     "of a file": (("{int8}", "--flops", "--image-size", "96"), "has one image size"),

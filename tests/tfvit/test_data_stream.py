@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -118,6 +119,8 @@ def test_repeated_augmentation_shows_views_of_the_same_pictures_side_by_side(spl
     for batch in stream(split, 6, PLAIN, repeats=4):
         places = np.reshape(levels([batch]), (4, 2))
         assert (places == places[0]).all() and places[0, 0] != places[0, 1]
+    for batch in stream(split, 6, PLAIN, repeats=3):  # 8 rows are two of three views and one of two
+        assert sorted(Counter(levels([batch])).values()) == [2, 3, 3]
     seen = levels(stream(split, SIZE // 2, PLAIN, repeats=4))
     assert all(seen.count(level) == 4 for level in seen)  # each picture once in an epoch
     varied = stream(split, 1, repeats=8)[0]["pixels"]
@@ -193,7 +196,7 @@ def test_the_parts_of_an_evaluation_are_the_whole(root, replicas):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"repeats": 3}, "8 does not divide by 3 repeats"),
+        ({"repeats": 0}, "repeats 0 must be more than 0"),
         ({"replicas": 3}, "8 does not divide by 3 devices"),
         ({"shard": (0, 3)}, "8 does not divide over 3 processes"),
         ({"shard": (0, 2), "replicas": 1}, "1 devices do not divide over 2 processes"),

@@ -10,7 +10,9 @@ import pytest
 import tensorflow as tf
 import tf_keras as keras
 
+from edge_demo.preprocess import PreprocessSpec
 from tfvit import architecture
+from tfvit.data import DataOptions, open_source, pipeline
 from tfvit.model import build
 from tfvit.objectives.labels import Labels
 from tfvit.objectives.masked_modeling import MaskedModeling
@@ -42,6 +44,16 @@ def test_a_row_is_whole(row):
     assert 0 <= recipe.warmup_steps < recipe.steps and 0 < recipe.eval_every <= recipe.steps
     arch = architecture.named(row.model or "vit-b/16", 1000, row.image_size or 224, **row.changes)
     assert arch.num_classes == 1000
+    how = {"repeats": recipe.repeats, "balance": recipe.balance, "unreadable": {}}
+    batches = pipeline.train_batches(
+        *(open_source(DataOptions("digits")).train, PreprocessSpec(8, 8), recipe.batch_size),
+        augmentation=recipe.augmentation,
+        seed=0,
+        start_step=0,
+        replicas=8,  # as on the machines that these are for
+        **how,
+    )
+    assert batches.element_spec["label"].shape[0] in (None, recipe.batch_size // 8)
 
 
 @pytest.mark.parametrize("name, steps", PUBLISHED.items(), ids=PUBLISHED)

@@ -231,7 +231,7 @@ def test_a_measured_cell_is_not_trained_again(study, tfvit_cli):
     folder = study[0] / "vit-ti-8/1"
     before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
     done = tfvit_cli("train", "--out", folder, "--resume")
-    reason = "has ended, and last/, to go on from, was removed"
+    reason = "has ended, and last/ was removed since"
     assert (done.code, done.err) == (2, f"error: {folder}: {reason}\n")
     assert before == {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 

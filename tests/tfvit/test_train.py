@@ -94,6 +94,53 @@ def test_killed_terminated_and_resumed_ends_as_unbroken(tmp_path, tfvit_cli):
         assert all(np.array_equal(first[n], second[n]) for n in first)
 
 
+def test_a_run_goes_on_with_the_classes_it_began_with(photos, tmp_path, tfvit_cli):
+    data, run = shutil.copytree(photos, tmp_path / "data"), tmp_path / "run"
+    command = ("train", "--data", data, *SMALL, "--set", "depth=1", "--steps", "2", "--out", run)
+    assert tfvit_cli(*command).code == 0
+    (run / "curves.png").unlink()  # it has not ended
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    for made, removed, message in (
+        ("zebra", None, "has 3 classes, the run began with 2"),
+        (None, "china", "has other classes than when the run began"),
+        (None, "zebra", "one class folder inside"),
+    ):
+        for split in (data / "train", data / "test"):
+            if made:
+                shutil.copytree(split / "china", split / made)
+            if removed:
+                shutil.rmtree(split / removed)
+        done = tfvit_cli("train", "--out", run, "--resume")
+        assert (done.code, done.err.count("\n")) == (2, 1) and message in done.err, done
+        assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("content", ["{}", "[1]", "3", "{", '{"recipe": {}}', "options", "data"])
+def test_a_damaged_run_is_named_and_never_begun_anew(content, digits_run, tmp_path, tfvit_cli):
+    run = shutil.copytree(digits_run, tmp_path / "run")
+    settings = json.loads((run / "run.json").read_text())
+    if content in settings:
+        content = json.dumps(settings | {content: {"options": None, "data": {"a": 1}}[content]})
+    (run / "run.json").write_text(content)
+    done = tfvit_cli("train", "--out", run, "--resume")
+    assert (done.code, done.err.count("\n")) == (2, 1), done
+    assert f"{run / 'run.json'}: " in done.err
+    done = tfvit_cli("train", *QUICK, "--out", run)
+    assert done.code == 2
+    assert weights(run / "best").keys() == weights(digits_run / "best").keys()
+
+
+def test_a_finished_run_without_its_metrics_or_its_best_is_left_as_it_is(
+    digits_run, tmp_path, tfvit_cli
+):
+    run = shutil.copytree(digits_run, tmp_path / "run")
+    (run / "metrics.jsonl").unlink()
+    assert tfvit_cli("train", "--out", run, "--resume").code == 0
+    shutil.rmtree(run / "best")
+    done = tfvit_cli("train", "--out", run, "--resume")
+    assert (done.code, done.err) == (2, f"error: {run}: has ended, and best/ was removed since\n")
+
+
 def test_resuming_a_finished_run_changes_nothing(tmp_path, digits_run, tfvit_cli):
     run = shutil.copytree(digits_run, tmp_path / "run")
     done = tfvit_cli("train", "--out", run, "--resume", "--data", "digits")
@@ -223,6 +270,9 @@ def test_the_recipe_is_shown_as_the_options_make_it(tfvit_cli):
         (("--set", "optimizer=adamax"), "optimizer 'adamax' is not one of sgd, adam"),
         (("--set", "policy=wild"), "policy 'wild' is not one of none, randaugment"),
         (("--set", "remat=often"), "remat 'often' is not true or false"),
+        (("--set", "seed=5000000000"), "seed 5000000000 is not in [0, 2^31)"),
+        (("--set", "augmentation=strong"), "augmentation has fields of its own"),
+        (("--set", "layer_scale=0"), "layer_scale 0 is not a number above 0, or none"),
     ],
 )
 def test_what_no_recipe_can_have_is_one_line(tmp_path, tfvit_cli, options, message):
@@ -230,6 +280,34 @@ def test_what_no_recipe_can_have_is_one_line(tmp_path, tfvit_cli, options, messa
     assert done.code == 2
     assert message in done.err and len(done.err.splitlines()) == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_what_training_would_refuse_a_dry_run_refuses(tmp_path, digits_run, photos, tfvit_cli):
+    init = ("--init", digits_run / "best")
+    cases = {
+        ("--accumulate", "3", "--batch-size", "8"): "8 does not divide into 3 equal parts",
+        ("--frozen", "neck/*"): "frozen 'neck/*' fits no weight",
+        ("--set", f"teacher={tmp_path}"): "not a checkpoint",
+        ("--data", photos, "--set", f"teacher={digits_run}"): "the teacher knows other classes",
+        (*init, "--set", "position=sincos_2d"): "which does not fit",
+        (*init, "--set", "num_classes=7"): "num_classes is not set as a further field",
+        (*init, "--set", "image_size=64"): "image_size is not set as a further field",
+        (*init, "--set", "name=other"): "name is not set as a further field",
+    }
+    for options, message in cases.items():
+        for dry in ((), ("--dry-run",)):
+            done = tfvit_cli("train", *QUICK, *options, *dry, "--out", tmp_path / "run")
+            assert done.code == 2 and message in done.err, (options, dry, done)
+            assert len(done.err.splitlines()) == 1
+
+
+def test_a_recipes_field_of_the_architecture_can_be_none(tmp_path, tfvit_cli):
+    recipe = ("--recipe", "deit3", "--set", "layer_scale=none", "--dry-run")
+    done = tfvit_cli("train", *QUICK, *recipe, "--out", tmp_path)
+    assert done.code == 0, done.err
+    found = tfvit_cli("train", *QUICK, *recipe[:2], "--dry-run", "--out", tmp_path / "with")
+    numbers = [json.loads((f / "dry_run.json").read_text()) for f in (tmp_path, tmp_path / "with")]
+    assert found.code == 0 and numbers[0]["parameters"] < numbers[1]["parameters"]
 
 
 def test_a_dry_run_says_what_it_costs_shows_a_batch_and_trains_nothing(tmp_path, tfvit_cli):

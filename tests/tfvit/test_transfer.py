@@ -149,6 +149,13 @@ def test_from_a_class_token_to_it_and_the_mean_resets_the_head_alone(stored):
     assert is_zero(model)
 
 
+def test_attention_that_pools_and_is_new_has_a_head_of_zero(stored):
+    folder, _ = stored(pooling="cls")
+    model = labelled(LABELS, seed=2, pooling="map")
+    assert initialise(model, folder).reset.keys() >= HEAD
+    assert is_zero(model)
+
+
 def test_from_the_mean_to_a_class_token_has_the_initial_token_and_no_position_of_its_own(stored):
     folder, old = stored(pooling="gap")
     model = labelled(LABELS, seed=2, pooling="cls")

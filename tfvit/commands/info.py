@@ -90,7 +90,7 @@ def _costs(model: str, image_sizes: tuple | None, batch_size: int) -> Iterator:
         own = checkpoint.read_config(checkpoint.find(path))["architecture"]
     else:
         try:
-            own = architecture.named(model, CLASSES)
+            own = architecture.named(model, CLASSES, *(image_sizes or ())[:1])
         except UserError as error:
             raise UserError(f"{model}: no such file or folder; as a name: {error}") from None
     for size in image_sizes or [own.image_size]:

@@ -158,19 +158,22 @@ def run(
     if out is None:
         raise UserError(f"needs --out, the folder of the run (see tfvit {command} --help)")
     stored = runs.read_settings(out)
-    if stored and not resume:
+    if stored is not None and not resume:
         raise UserError(f"{out}: already holds a run; add --resume or choose another --out")
-    if stored:
-        begun = "pretrain" if stored["recipe"]["pretraining"] else "train"
-        if begun != command:
-            raise UserError(f"{out}: holds a run of tfvit {begun}; go on with that")
-        _same_options(ctx, stored["options"], options)
-        options = stored["options"]
+    from tfvit.run import Run
+
+    if stored is not None:
+        with files.decoding(out / runs.RUN):
+            begun = Run.from_json(stored)
+        if begun.command != command:
+            raise UserError(f"{out}: holds a run of tfvit {begun.command}; go on with that")
+        _same_options(ctx, begun.options, options)
+        options = begun.options
     elif not options["data"]:
         raise UserError(f"needs --data (see tfvit {command} --help)")
     from tfvit import strategies
     from tfvit.data import open_source, pipeline
-    from tfvit.run import Run
+    from tfvit.train import check
     from tfvit.train import train as run_training
 
     try:
@@ -188,6 +191,7 @@ def run(
                 f"{run.architecture.image_size[1]} on {source.name}: {source.train.size} training, "
                 f"{source.eval.size} held out, {_learns(run, source)}, {run.recipe.steps} steps"
             )
+            check(run, source, strategy.num_replicas_in_sync)
             if dry_run:
                 return _dry_run(run, source, strategy.num_replicas_in_sync, out)
             unreadable = run_training(

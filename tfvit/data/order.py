@@ -5,6 +5,8 @@ So a stream begins at any step without reading what came before, and a worker re
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import tensorflow as tf
 
@@ -26,10 +28,11 @@ def examples(
     """The examples of rows `rows[0]` to `rows[1]` of every batch from `start_step` on, one by one.
 
     steps: (k, n) keeps the steps that leave k when divided by n. repeats: how often each picture
-    stands in a batch, a batch_size / repeats apart. balance: see `pipeline.train_batches`.
+    stands in a batch, batch_size / repeats rows apart, rounded up: the last ones may stand once less.
+    balance: see `pipeline.train_batches`.
     "index" is the position in the whole stream, of every worker: no two views have the same.
     """
-    distinct = batch_size // repeats
+    distinct = math.ceil(batch_size / repeats)
     row = tf.range(*rows, dtype=tf.int64)
     first = start_step + (steps[0] - start_step) % steps[1]
     numbers = tf.data.Dataset.range(first, np.iinfo(np.int64).max // batch_size, steps[1])

@@ -62,8 +62,8 @@ def train_batches(
     """
     rows = _rows(batch_size, shard)
     piece = _piece(batch_size, replicas, shard)
-    if repeats < 1 or batch_size % repeats:
-        raise UserError(f"batch size {batch_size} does not divide by {repeats} repeats")
+    if repeats < 1:
+        raise UserError(f"repeats {repeats} must be more than 0")
     if not 0 <= balance <= 1:
         raise UserError(f"balance {balance} is not in [0, 1]")
     caches.check(cache)

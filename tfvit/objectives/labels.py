@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
+from edge_demo.scores import SIGMOID
 from tfvit import watch
 from tfvit.data import Source
 from tfvit.data.mix import mix
@@ -33,7 +34,8 @@ class Labels:
         """teacher: a model to learn from as well; its classes are the same."""
         self.model, self._recipe, self._teacher = model, recipe, teacher
         self.weights = named_weights(model)
-        self.guess = math.log(model.architecture.num_classes)
+        classes = model.architecture.num_classes
+        self.guess = classes * math.log(2) if model.scores == SIGMOID else math.log(classes)
         self._outputs = _outputs(model)
         self._forward = None
 
