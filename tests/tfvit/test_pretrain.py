@@ -174,7 +174,8 @@ def test_a_folder_needs_no_classes(nested, photos, labelled_photos):
 
 def test_a_backbone_of_pictures_without_labels(nested, tmp_path, tfvit_cli):
     done = tfvit_cli(
-        *("pretrain", "--data", nested, "--split", "0.2", *SMALL, "--steps", "2"),
+        *("pretrain", "--data", nested, "--split", "0.2", *SMALL, "--set", "depth=1"),
+        *("--steps", "2"),
         *("--batch-size", "8", "--objective", "mae", "--target", "low-res"),
         *("--dtype", "bfloat16", "--out", tmp_path / "run"),
     )
