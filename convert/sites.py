@@ -18,6 +18,12 @@ Range = tuple[float, float]
 PIXELS: Range = (0.0, 255.0)
 UNIT: Range = (0.0, 255 / 256)  # what TFLite fixes for an int8 softmax: scale 1/256
 ROUNDED = ("attention", "attention/out", "mlp/dense_1", "mlp/dense_2")  # layers of a block
+# output of the graph: the site of its tensor
+OUTPUTS = {
+    LOGITS: "head/output",
+    FEATURES: "features/output",
+    ATTENTION: "rollout/block_0/output",
+}
 GELU_FLOOR = -4.0  # GELU(-4) is -0.0001, and less below
 
 
@@ -111,20 +117,10 @@ def ranged(arch: Architecture, extras: Collection[str] = ()) -> dict[str, Site]:
     return {name: site for name, site in found if not site.kernel and not site.rows}
 
 
-def output_site(name: str, arch: Architecture) -> str:
-    """The site of an output: one of the sites of what it is made from, where it is only reshaped."""
-    if name == LOGITS:
-        return "head/output"
-    if name == ATTENTION:
-        return "rollout/block_0/output"
-    own = arch.representation_size or arch.pooling != "map"
-    return "features/output" if own else "map/output"
-
-
 def _extra_sites(arch: Architecture, extras: Collection[str]) -> Iterator[str]:
-    if FEATURES in extras and output_site(FEATURES, arch) == "features/output":
+    if FEATURES in extras:
         yield "features/output"
-        if not arch.representation_size:
+        if not arch.representation_size and arch.pooling != "map":
             yield "features/scaled"
     if ATTENTION in extras:
         blocks = [f"rollout/block_{i}" for i in range(arch.depth)]

@@ -24,11 +24,12 @@ from tfvit.recipe import Recipe
 from tfvit.step import make_train_step
 
 SIZE, CLASSES = (16, 32), 5
-TINY = {"width": 32, "depth": 2, "mlp_dim": 64, "heads": 2}
-# What the named models are made of, two blocks deep, and all that they can be changed to.
+TINY = {"width": 32, "depth": 1, "mlp_dim": 64, "heads": 2}
+# What the named models are made of, and all that they can be changed to. With two blocks it is seen what one
+# hands the next, and what the last does that others do not.
 KINDS = {
-    "cls": {},
-    "gap": {"pooling": "gap"},
+    "cls": {"depth": 2},
+    "gap": {"pooling": "gap", "depth": 2},
     "cls+gap": {"pooling": "cls+gap"},
     "map": {"pooling": "map"},
     "no position": {"position": "none"},
@@ -36,7 +37,7 @@ KINDS = {
     "relative position": {"position": "relative"},
     "fixed position": {"position": "sincos_2d", "pooling": "gap"},
     "distillation token": {"distillation_token": True, "activation": "gelu"},
-    "registers, LayerScale": {"registers": 2, "layer_scale": 0.1, "activation": "gelu"},
+    "registers, LayerScale": {"registers": 2, "layer_scale": 0.1, "activation": "gelu", "depth": 2},
     "no biases": {"qkv_bias": False},
     "hidden layer": {"representation_size": 16},
     "hybrid root": {"stem": (), "patch_size": 2},

@@ -96,6 +96,21 @@ def test_no_bit_of_the_logits_changes(trained, name, digits):
         assert features.shape == (48,) and attention.shape == (4, 4)
 
 
+@pytest.mark.parametrize("extra", BOTH)
+def test_each_alone_changes_no_bit_of_a_model_with_a_probe_either(extra):
+    """Whose head reads what the file tells as it is, and whose file must hold it twice."""
+    model = random_model(pooling="map", depth=1)
+    arch, scheme = model.architecture, SCHEMES["int8-full"]
+    pixels = np.random.default_rng(1).integers(0, 256, (4, 16, 24, 3)).astype(np.uint8)
+    folded = fold.fold(weights_of(model), arch, SPEC)
+    ranges = qat.calibrate(folded, arch, [pixels], "minmax", lambda: None, [extra])
+    plain = tflite.write(scheme, folded, arch, ranges)
+    telling = tflite.write(scheme, folded, arch, ranges, extras=[extra])
+    for one in pixels:
+        (alone,), (logits, told) = run(plain, one), run(telling, one)
+        assert np.array_equal(alone, logits) and np.ptp(logits) > 0 and np.ptp(told) > 0
+
+
 def test_files_name_their_outputs_and_report_and_info_tell_them(telling, tfvit_cli, tmp_path):
     report = json.loads((telling / "report.json").read_text())
     for name, entry in report["files"].items():

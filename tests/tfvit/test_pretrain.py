@@ -116,7 +116,7 @@ def test_killed_terminated_and_resumed_ends_as_unbroken(
 
 
 def test_mirrored_on_two_devices_trains_as_one_device(tmp_path, tfvit_cli):
-    common = (*PRETRAIN, "--steps", "8", "--eval-every", "4", "--out")
+    common = (*PRETRAIN, "--set", "depth=1", "--steps", "8", "--eval-every", "4", "--out")
     assert tfvit_cli(*common, tmp_path / "one", "--strategy", "one").code == 0
     arguments = [*common, str(tmp_path / "mirrored"), "--strategy", "mirrored"]
     subprocess.run([*MIRRORED, *arguments], check=True, env=ENVIRONMENT)
@@ -174,7 +174,8 @@ def test_a_folder_needs_no_classes(nested, photos, labelled_photos):
 
 def test_a_backbone_of_pictures_without_labels(nested, tmp_path, tfvit_cli):
     done = tfvit_cli(
-        *("pretrain", "--data", nested, "--split", "0.2", *SMALL, "--steps", "2"),
+        *("pretrain", "--data", nested, "--split", "0.2", *SMALL, "--set", "depth=1"),
+        *("--steps", "2"),
         *("--batch-size", "8", "--objective", "mae", "--target", "low-res"),
         *("--dtype", "bfloat16", "--out", tmp_path / "run"),
     )

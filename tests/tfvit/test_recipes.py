@@ -70,11 +70,14 @@ def train(row, strategy=None, chance=True, steps=3, **changes):
     strategy = strategy or tf.distribute.get_strategy()
     keras.utils.set_random_seed(0)
     kind = {**TINY, **row.changes, "representation_size": None}
-    if "stochastic_depth" in kind:
-        kind["depth"] = 2  # the first block drops nothing
     if not chance:
         kind |= {"dropout": 0.0, "stochastic_depth": 0.0}
         changes |= {"mixup": 0.0, "cutmix": 0.0}
+    elif "stochastic_depth" in kind:
+        kind["depth"] = 2  # the first block drops nothing
+    if row.recipe.pretraining and row.recipe.pretraining.objective == "mae":
+        shape = {"decoder_width": 32, "decoder_depth": 1}
+        changes |= {"pretraining": dataclasses.replace(row.recipe.pretraining, **shape)}
     arch = architecture.Architecture("tiny", CLASSES, SIZE, 8, **kind)
     recipe = dataclasses.replace(
         row.recipe, steps=100, warmup_steps=0, batch_size=BATCH, learning_rate=3e-3, **changes

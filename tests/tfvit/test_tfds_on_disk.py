@@ -13,6 +13,8 @@ from edge_demo.preprocess import PreprocessSpec, to_pixels
 from tfvit.data import DataOptions, open_source, pipeline
 from tfvit.data.augment import Augmentation
 
+TINY = (*SMALL, "--set", "depth=1")
+
 
 @pytest.fixture(scope="module", params=["tfrecord", "array_record"])
 def stored(request, photos):
@@ -90,8 +92,8 @@ def test_a_split_expression_and_resuming_in_the_middle(stored):
 
 def test_training_from_tfds(stored, tmp_path, tfvit_cli):
     done = tfvit_cli(
-        *("train", "--data", stored[0], *SMALL, "--epochs", "8", "--batch-size", "8"),
-        *("--lr", "3e-3", "--out", tmp_path / "run"),
+        *("train", "--data", stored[0], *TINY, "--epochs", "2", "--batch-size", "8"),
+        *("--out", tmp_path / "run"),
     )
     assert done.code == 0, done.err
     assert "48 training, 16 held out, 2 classes" in done.out
@@ -152,7 +154,7 @@ def test_a_set_without_labels_is_for_pretraining_alone(unlabelled, photos, tmp_p
     assert sorted(x.tobytes() for x in batch["pixels"]) == sorted(x.tobytes() for x in expected)
     assert not batch["label"].any()
 
-    options = (*SMALL, "--steps", "2", "--batch-size", "8", "--out", tmp_path / "run")
+    options = (*TINY, "--steps", "2", "--batch-size", "8", "--out", tmp_path / "run")
     done = tfvit_cli("pretrain", "--data", unlabelled, *options)
     assert done.code == 0, done.err
     assert "48 training, 16 held out" in done.out

@@ -13,7 +13,7 @@ import tfvit
 from tfvit import checkpoint, exit_codes, runs
 from tfvit.recipes import RECIPES
 
-QUICK = ("--data", "digits", *SMALL, "--crop-min-area", "0.5")
+QUICK = ("--data", "digits", *SMALL, "--set", "depth=1", "--crop-min-area", "0.5")
 
 
 def metrics(folder):
@@ -67,14 +67,28 @@ def test_the_first_loss_of_a_zero_head_is_that_of_a_uniform_guess(tmp_path, tfvi
     assert metrics(tmp_path)[0]["loss"] == pytest.approx(math.log(10), rel=1e-6)
 
 
-def test_rows_of_metrics_are_means_of_about_as_many_steps(tmp_path, tfvit_cli):
-    steps = ("--steps", "53", "--eval-every", "53", "--set", "depth=1")
-    assert tfvit_cli("train", *QUICK, *steps, "--out", tmp_path).code == 0
-    assert [row["step"] for row in metrics(tmp_path) if row["phase"] == "train"] == [27, 53]
+@pytest.fixture(scope="module")
+def bfloat16(tmp_path_factory, tfvit_cli):
+    """A run in bfloat16, evaluated at its end alone."""
+    out = tmp_path_factory.mktemp("bfloat16") / "run"
+    options = ("--steps", "53", "--eval-every", "53", "--lr", "3e-3", "--dtype", "bfloat16")
+    done = tfvit_cli("train", *QUICK, *options, "--out", out)
+    assert done.code == 0, done.err
+    return out
+
+
+def test_rows_of_metrics_are_means_of_about_as_many_steps(bfloat16):
+    assert [row["step"] for row in metrics(bfloat16) if row["phase"] == "train"] == [27, 53]
+
+
+def test_bfloat16_trains_and_keeps_float32_weights(bfloat16):
+    losses = [row["loss"] for row in metrics(bfloat16) if row["phase"] == "train"]
+    assert losses[-1] < losses[0]
+    assert all(value.dtype == np.float32 for value in weights(bfloat16 / "last").values())
 
 
 def test_killed_terminated_and_resumed_ends_as_unbroken(tmp_path, tfvit_cli):
-    command = ("train", *QUICK, "--set", "depth=1", "--dropout", "0.1", "--ema", "0.9")
+    command = ("train", *QUICK, "--dropout", "0.1", "--ema", "0.9")
     command += ("--steps", "40", "--eval-every", "4", "--seed", "3", "--out")
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     for step, stop in ((5, signal.SIGKILL), (17, signal.SIGTERM)):
@@ -172,22 +186,21 @@ def test_xla_trains_the_same(tmp_path, tfvit_cli):
 
 
 def test_mirrored_on_two_devices_trains_as_one_device(tmp_path, tfvit_cli):
-    common = ("train", "--data", "digits", *SMALL, "--steps", "12", "--eval-every", "4", "--out")
+    common = (
+        "train",
+        *QUICK,
+        "--crop-min-area",
+        "1",
+        "--steps",
+        "12",
+        "--eval-every",
+        "6",
+        "--out",
+    )
     assert tfvit_cli(*common, tmp_path / "one", "--strategy", "one").code == 0
     arguments = [*common, str(tmp_path / "mirrored"), "--strategy", "mirrored"]
     subprocess.run([*MIRRORED, *arguments], check=True, env=ENVIRONMENT)
     assert_same_run(tmp_path / "one", tmp_path / "mirrored", 1e-4)
-
-
-def test_bfloat16_trains_and_keeps_float32_weights(tmp_path, tfvit_cli):
-    done = tfvit_cli(
-        *("train", *QUICK, "--steps", "40", "--lr", "3e-3", "--dtype", "bfloat16"),
-        *("--eval-every", "20", "--out", tmp_path),
-    )
-    assert done.code == 0, done.err
-    losses = [row["loss"] for row in metrics(tmp_path) if row["phase"] == "train"]
-    assert losses[-1] < losses[0]
-    assert all(value.dtype == np.float32 for value in weights(tmp_path / "last").values())
 
 
 def test_unreadable_images_are_skipped_counted_and_named(tmp_path, photos, tfvit_cli):
