@@ -214,21 +214,21 @@ def test_a_video_is_not_replaced_by_its_annotated_copy(edge_cli, int8, clip, tmp
     assert {path.name for path in tmp_path.iterdir()} == {"clip.mp4", "link.mp4"}
 
 
-@pytest.mark.parametrize("size", [(1, 1), (70_000, 1), (1, 40)], ids=str)
-def test_a_picture_too_thin_for_a_video_is_one_line(edge_cli, int8, tmp_path, size):
+# size of a picture, words of the message
+NO_VIDEOS = {
+    "a pixel": ((1, 1), "no video can be of 1x1 pixels"),
+    "a row": ((70_000, 1), "no video can be of 70000x1 pixels"),
+    "a column": ((1, 40), "no video can be of 1x40 pixels"),
+    "too long for the codec": ((70_000, 2), "thin.mp4: "),
+}
+
+
+@pytest.mark.parametrize("size, words", NO_VIDEOS.values(), ids=NO_VIDEOS)
+def test_a_picture_of_no_size_for_a_video_is_one_line(edge_cli, int8, tmp_path, size, words):
     Image.new("RGB", size).save(tmp_path / "thin.png")
     done = edge_cli(int8, "--source", tmp_path / "thin.png", "--out", tmp_path / "thin.mp4")
-    assert done.code == 2 and done.err.count("\n") == 1, done.err
-    assert f"no video can be of {size[0]}x{size[1]} pixels" in done.err
+    assert done.code == 2 and words in done.err and done.err.count("\n") == 1, done.err
     assert {path.name for path in tmp_path.iterdir()} == {"thin.png"}
-
-
-def test_a_video_that_its_codec_refuses_is_one_line(edge_cli, int8, tmp_path):
-    Image.new("RGB", (70_000, 2)).save(tmp_path / "wide.png")
-    done = edge_cli(int8, "--source", tmp_path / "wide.png", "--out", tmp_path / "wide.mp4")
-    assert done.code == 2 and done.err.count("\n") == 1, done.err
-    assert str(tmp_path / "wide.mp4") in done.err
-    assert {path.name for path in tmp_path.iterdir()} == {"wide.png"}
 
 
 def test_a_folder_of_a_videos_name_is_said_before_anything_is_done(
@@ -373,28 +373,39 @@ def test_a_label_is_no_way_out_of_the_folder(digits, tmp_path):
 # --- the live view
 
 
-@pytest.mark.skipif(os.name != "posix", reason="a terminal of this kind")
-def test_in_a_terminal_the_newest_result_stays_in_place(int8):
-    import pty
+@pytest.fixture
+def in_terminal(int8):
+    """in_terminal(limit, columns): starts a live view of 3 labels; its process, the terminal, the camera."""
+    pty = pytest.importorskip("pty")
+    import fcntl
+    import struct
+    import termios
 
     camera = Camera()
-    ours, theirs = pty.openpty()
-    running = subprocess.Popen(
-        [BIN / "edge-demo", int8, "--source", camera.address, "--limit", "40", "--top", "3"],
-        stdout=theirs,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    os.close(theirs)
+
+    def start(limit, columns):
+        ours, theirs = pty.openpty()
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+        running = subprocess.Popen(
+            [BIN / "edge-demo", int8, "--source", camera.address, "--top", "3", "--limit", limit],
+            env=os.environ | {"COLUMNS": "200"},  # of the shell that was there first
+            stdout=theirs,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        os.close(theirs)
+        return running, ours, camera
+
+    yield start
+    camera.stop()
+
+
+def test_in_a_terminal_the_newest_result_stays_in_place(in_terminal):
+    running, ours, camera = in_terminal("40", 200)
     shown = os.read(ours, 1 << 16)
     began, sent = time.monotonic(), camera.sent
-    try:
-        while True:
-            shown += os.read(ours, 1 << 16)
-    except OSError:  # how a terminal says that nobody writes any more
-        pass
+    shown += rest(ours)
     took, sent = time.monotonic() - began, camera.sent - sent
-    camera.stop()
     assert running.wait(60) == 0, running.stderr.read()
     first, *drawings = shown.decode().replace("\r\n", "\n").split("\x1b[5A\x1b[J")
     assert 5 < len(drawings) <= took / terminal.REDRAW + 2  # of 40 frames at 30 a second
@@ -410,3 +421,23 @@ def test_in_a_terminal_the_newest_result_stays_in_place(int8):
     rate, arriving = re.search(r"  (\S+) of (\S+) frames/s", drawings[-1]).groups()
     assert float(arriving) == pytest.approx(sent / took, rel=0.3)
     assert 0 < float(rate) <= float(arriving)
+
+
+def test_in_a_narrow_terminal_no_line_wraps(in_terminal):
+    running, ours, _ = in_terminal("20", 80)
+    shown = rest(ours).decode().replace("\r\n", "\n")
+    assert running.wait(60) == 0, running.stderr.read()
+    drawings = [drawing.split("\n") for drawing in shown.split("\x1b[5A\x1b[J")]
+    assert len(drawings) > 2
+    assert {max(map(len, drawing)) for drawing in drawings} == {79}
+    assert {len(drawing) for drawing in drawings} == {6}  # the last line is empty
+
+
+def rest(terminal):
+    """All that is still written to a terminal."""
+    shown = b""
+    try:
+        while True:
+            shown += os.read(terminal, 1 << 16)
+    except OSError:  # how it says that nobody writes any more
+        return shown
