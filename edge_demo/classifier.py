@@ -45,7 +45,7 @@ class Classifier:
         weight_cache: str | Path | None = None,
         say: Callable[[str], None] = warnings.warn,
     ) -> None:
-        own = not metadata.is_foreign(path)
+        self._path, own = path, not metadata.is_foreign(path)
         info = metadata.read(path) if own else foreign.read(path)
         if own:
             foreign.refuse(path)
@@ -90,8 +90,15 @@ class Classifier:
         return logits.reshape(-1)
 
     def scores_of(self, pixels: np.ndarray) -> np.ndarray:
-        """Probabilities float32 [classes] of a resized picture: grey levels 0-255 [height, width, 3]."""
-        return self._to_scores(self.logits(pixels))
+        """Probabilities float32 [classes] of a resized picture: grey levels 0-255 [height, width, 3].
+
+        Raises UserError if the model gives none, but NaN or infinity.
+        """
+        with np.errstate(invalid="ignore"):  # NumPy would say more lines of it
+            scores = self._to_scores(self.logits(pixels))
+        if not np.isfinite(scores).all():
+            raise UserError(f"{self._path}: gives values that are not finite")
+        return scores
 
     def scores(self, image: str | Path | Image.Image | np.ndarray) -> np.ndarray:
         """Probabilities float32 [classes] of a file, a Pillow image or RGB uint8 [height, width, 3]."""

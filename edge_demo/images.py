@@ -68,6 +68,17 @@ def from_array(array: np.ndarray) -> Image.Image:
     return to_rgb(Image.fromarray(array))
 
 
+def within(picture: Image.Image, side: int) -> Image.Image:
+    """The picture if neither side is longer than `side` pixels, else a copy made so much smaller."""
+    if max(picture.size) <= side:
+        return picture
+    smaller = picture.copy()
+    smaller.thumbnail(
+        (side, side)
+    )  # unlike `ImageOps.contain` it leaves a pixel of the shorter side
+    return smaller
+
+
 def _eight_bits(image: Image.Image) -> Image.Image:
     """Grey of 16 bits (or float) as grey of 8 bits, its transparent value kept as alpha."""
     values, clear = np.asarray(image, np.float32), image.info.get("transparency")

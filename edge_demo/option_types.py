@@ -96,15 +96,21 @@ class Pair(click.ParamType):
         return name, text
 
 
+THREADS = click.IntRange(1, 1024)  # more than a machine can start would end the process
+
+
 class Counts(click.ParamType):
-    """One or more whole numbers from 1 on, separated by commas."""
+    """One or more numbers of THREADS, separated by commas."""
 
     name = "N,..."
 
     def convert(self, value, param, ctx) -> tuple[int, ...]:
         if isinstance(value, tuple):
             return value
-        parts = str(value).split(",")
-        if not all(part.strip().isdecimal() and int(part) for part in parts):
-            self.fail(f"{value!r} is not like 1,2,4", param, ctx)
-        return tuple(dict.fromkeys(map(int, parts)))
+        try:
+            counts = tuple(dict.fromkeys(map(int, str(value).split(","))))
+        except ValueError:
+            counts = (0,)
+        if not all(THREADS.min <= count <= THREADS.max for count in counts):
+            self.fail(f"{value!r} is not like 1,2,4, each {THREADS.max} at most", param, ctx)
+        return counts

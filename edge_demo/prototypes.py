@@ -16,6 +16,7 @@ import numpy as np
 
 from edge_demo.errors import UserError
 from edge_demo.scores import softmax
+from edge_demo.smoothing import UNKNOWN
 
 KNOWN = 10  # examples that a class weighs against new ones of it, at most
 SCALE = 16.0  # of a file that was exported without examples to fit it on
@@ -123,10 +124,17 @@ def unit(features: np.ndarray) -> np.ndarray:
 
 
 def check(label: str) -> str:
-    """A label without the spaces around it; UserError if nothing is left or it is no line of text."""
+    """A label without the spaces around it; UserError if nothing is left or it is no line of text.
+
+    Nor can it be UNKNOWN, which is what pictures of no label are called.
+    """
     label = str(label).strip()
     if not label or not label.isprintable():
         raise UserError(f"a label must be some text in one line, not {label!r}")
+    if label == UNKNOWN:
+        raise UserError(
+            f"{label!r} is what a picture below --threshold is called; take another label"
+        )
     return label
 
 

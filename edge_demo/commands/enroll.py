@@ -58,6 +58,7 @@ def enroll(model, label, source, size, rate, pixel_format, region, every, limit,
     if forget is not None:
         if known is None:
             raise UserError(f"{model}: has no prototypes of its classes; there is none to forget")
+        forget = forget.strip()
         found, done = known.forgotten(forget), f"forgot {forget}"
     else:
         wanted, skipped = Wanted(size, rate, pixel_format), []

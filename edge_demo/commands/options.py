@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from edge_demo.errors import UserError
-from edge_demo.option_types import Channels, Number, Pair, Region, Size
+from edge_demo.option_types import THREADS, Channels, Number, Pair, Region, Size
 from edge_demo.preprocess import INTERPOLATIONS, RESIZE_MODES
 from edge_demo.scores import NONE, SCORES
 
@@ -67,11 +67,12 @@ json_option = click.option(
     type=click.Path(path_type=Path, dir_okay=False),
     help="Write the same figures to a file.",
 )
+threads_option = click.option(
+    "--threads", type=THREADS, help="CPU threads (default: the runtime's)."
+)
 # name of the parameter -> its option
 RUNTIME = {
-    "threads": click.option(
-        "--threads", type=click.IntRange(1), help="CPU threads (default: the runtime's)."
-    ),
+    "threads": threads_option,
     "delegate": click.option(
         "--delegate",
         metavar="LIBRARY",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from edge_demo.commands.options import json_option
+from edge_demo.commands.options import json_option, threads_option
 from edge_demo.errors import GateError, UserError
 
 EXAMPLES = """\b
@@ -21,7 +21,7 @@ Examples:
 @click.command(epilog=EXAMPLES, short_help="Check that this device computes what the export did.")
 @click.argument("report", type=click.Path(path_type=Path))
 @click.option("--file", "names", multiple=True, help="Check this file only; may be repeated.")
-@click.option("--threads", type=click.IntRange(1), help="CPU threads (default: the runtime's).")
+@threads_option
 @json_option
 def parity(report, names, threads, json_file):
     """Check that this device computes what `tfvit convert` computed where it wrote REPORT.

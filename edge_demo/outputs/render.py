@@ -46,8 +46,8 @@ def csv_line(result: Result, top: int) -> str:
         None if age is None else f"{age:.3f}",
     ]
     buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="").writerow(values)
-    return buffer.getvalue()
+    csv.writer(buffer).writerow(values)  # which quotes what is in its line ends, too
+    return buffer.getvalue().removesuffix("\r\n")
 
 
 def bars(result: Result, top: int) -> str:

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import collections
+import itertools
+import math
+import os
 import statistics
+import sys
 import threading
 import time
+import unicodedata
 
 import click
 
@@ -43,9 +48,12 @@ class View:
             click.echo(self._erased() + line)
 
     def _draw(self, result: Result) -> None:
-        drawing = f"{self._head(result)}\n{render.bar_lines(result, self._top)}"
-        erased, self._lines = self._erased(), drawing.count("\n") + 1
-        click.echo(erased + drawing)
+        drawing = f"{self._head(result)}\n{render.bar_lines(result, self._top)}".split("\n")
+        columns = (
+            os.get_terminal_size(sys.stdout.fileno()).columns or math.inf
+        )  # 0: it does not tell
+        erased, self._lines = self._erased(), len(drawing)
+        click.echo(erased + "\n".join(_cut(line, columns - 1) for line in drawing))
 
     def _erased(self) -> str:
         """The control sequence that removes the drawing from the screen."""
@@ -65,3 +73,9 @@ class View:
             f"{result.frame.source}  {rate:.1f} of {arriving:.1f} frames/s  "
             f"{stages}  age {age:.0f} ms\n{result.label}"
         )
+
+
+def _cut(line: str, columns: float) -> str:
+    """As much of a line as there is room for: one that wraps is more than one to erase."""
+    wide = (1 + (unicodedata.east_asian_width(letter) in "WF") for letter in line)
+    return line[: sum(end <= columns for end in itertools.accumulate(wide))]

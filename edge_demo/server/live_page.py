@@ -13,8 +13,9 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from PIL import Image, ImageOps
+from PIL import Image
 
+from edge_demo import images
 from edge_demo.errors import UserError
 from edge_demo.outputs import render
 from edge_demo.outputs.sinks import Draw, Take
@@ -303,10 +304,8 @@ def serve(
 
 def encoded(picture: Image.Image) -> bytes:
     """A picture as JPEG, of SIDE pixels at most."""
-    if max(picture.size) > SIDE:
-        picture = ImageOps.contain(picture, (SIDE, SIDE))
     buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=QUALITY)
+    images.within(picture, SIDE).save(buffer, "JPEG", quality=QUALITY)
     return buffer.getvalue()
 
 

@@ -249,6 +249,7 @@ def test_files_take_turns_and_one_that_fails_on_the_way_is_left_out(monkeypatch,
         (("no.tflite", "--threads", "1,0"), "'1,0' is not like 1,2,4"),
         (("no.tflite", "--threads", "two"), "'two' is not like"),
         (("no.tflite", "--threads", ""), "is not like"),
+        (("no.tflite", "--threads", "9" * 5000), "each 1024 at most"),
         (("no.tflite", "--seconds", "0"), "--seconds"),
     ],
 )

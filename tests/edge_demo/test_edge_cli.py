@@ -253,6 +253,15 @@ def test_a_wrong_call_ends_with_a_line_that_names_the_option(edge_cli, int8, nam
     assert named in last
 
 
+THREADED = [n for n, c in main.commands.items() if any(p.name == "threads" for p in c.params)]
+
+
+@pytest.mark.parametrize("command", THREADED)
+def test_more_threads_than_a_machine_starts_are_refused(edge_cli, int8, command):
+    assert set(THREADED) == {"classify", "benchmark", "parity", "enroll"}
+    check_one_line(edge_cli(command, int8, "--threads", 1025), "--threads", "1024", "1025")
+
+
 def test_a_call_of_nothing_is_a_wrong_call(edge_cli):
     done = edge_cli()
     assert done.code == 2

@@ -160,8 +160,8 @@ def test_without_prototypes_only_what_is_enrolled_is_known(
     done = edge_cli("enroll", out, "--label", "5", "--source", pictures / "few/5", "--limit", "4")
     assert done.code == 0 and done.err == "" and "added 5 from 4 pictures" in done.out
     assert Classifier(out).labels == ("four", "5")
-    done = edge_cli("enroll", out, "--forget", "four")
-    assert done.code == 0
+    done = edge_cli("enroll", out, "--forget", " four ")  # as --label would be taken
+    assert (done.code, done.out) == (0, f"forgot four\n{out}: 1 classes\n")
     done = edge_cli("enroll", out, "--forget", "5")
     assert done.code == 2 and "is the only class" in done.err
 
@@ -199,6 +199,7 @@ BAD = {
     "no picture": (("{model}", "--label", "x", "--source", "{model}"), "not a JPEG"),
     "empty label": (("{model}", "--label", "", "--source", "{few}"), "some text in one line"),
     "blank label": (("{model}", "--label", "  ", "--source", "{few}"), "some text in one line"),
+    "no label's name": (("{model}", "--label", " unknown", "--source", "{few}"), "another label"),
     "two lines": (("{model}", "--label", "a\nb", "--source", "{few}"), "some text in one line"),
     "unknown": (("{model}", "--forget", "x"), "no class 'x' to forget; there are 0, 1, 2"),
     "nothing": (("{model}",), "needs --label and --source, or --forget alone"),

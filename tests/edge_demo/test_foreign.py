@@ -370,6 +370,20 @@ def test_a_model_that_is_no_image_classifier_is_one_line(name, edge_cli, crop, l
     check_one_line(done, words, path)
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize("scores", ["softmax", "sigmoid", "none"])
+def test_a_model_that_gives_no_numbers_is_one_line(edge_cli, crop, labels, tmp_path, scores):
+    import tensorflow as tf
+
+    path = tmp_path / "nan.tflite"
+    path.write_bytes(converted(lambda x: tf.math.log(-1 - network(x)), (1, 96, 96, 3)))
+    for form in ((), ("--json",), ("--csv", "--out", tmp_path / "out")):
+        options = ("--labels", labels, *TO_ONE, "--scores", scores, *form)
+        done = edge_cli(path, "--source", crop[0], *options)
+        assert done.out == "" and list(tmp_path.glob("out/*")) == []
+        check_one_line(done, f"{path}: gives values that are not finite")
+
+
 # options after the model float32.tflite, words of the message
 BAD_OPTIONS = {
     "no labels": ((), "--labels FILE"),

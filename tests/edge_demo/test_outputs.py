@@ -174,6 +174,102 @@ def test_where_nothing_can_be_written_it_says_so(edge_cli, int8, pictures, tmp_p
     assert (tmp_path / "file").read_text() == "not a folder"
 
 
+# pictures in a folder, in the order in which they are read, that would be annotated in that folder
+OWN = [["a.jpg"], ["a.bmp", "a.jpg"], ["A/a.png", "a.jpg"]]
+
+
+@pytest.mark.parametrize("names", OWN, ids=" ".join)
+def test_the_pictures_of_the_source_are_not_replaced(edge_cli, int8, digits, tmp_path, names):
+    for name, picture in zip(names, digits[0]):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        picture.save(tmp_path / name)
+    before = {name: (tmp_path / name).read_bytes() for name in names}
+    done = edge_cli(int8, "--source", tmp_path, "--out", tmp_path)
+    assert done.code == 2 and done.err.count("\n") == 1, done.err
+    assert "a.jpg: is there already, among the pictures of the source" in done.err
+    assert {name: (tmp_path / name).read_bytes() for name in names} == before
+
+
+def test_what_was_annotated_before_is_replaced_where_no_picture_of_the_source_is(
+    edge_cli, int8, digits, tmp_path
+):
+    digits[0][0].resize((64, 64)).save(tmp_path / "a.png")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/a.jpg").write_text("of the last run")
+    for out in (tmp_path, tmp_path / "out"):
+        assert edge_cli(int8, "--source", tmp_path / "a.png", "--out", out).code == 0
+        assert Image.open(out / "a.jpg").size == (64, 64)
+
+
+def test_a_video_is_not_replaced_by_its_annotated_copy(edge_cli, int8, clip, tmp_path):
+    (tmp_path / "clip.mp4").write_bytes(clip.read_bytes())
+    (tmp_path / "link.mp4").symlink_to("clip.mp4")
+    for name in ("clip.mp4", "link.mp4"):
+        done = edge_cli(int8, "--source", tmp_path / "clip.mp4", "--out", tmp_path / name)
+        assert (done.code, done.err) == (
+            2,
+            f"error: {tmp_path / name}: is the source itself; name another --out\n",
+        )
+        assert (tmp_path / "clip.mp4").read_bytes() == clip.read_bytes()
+    assert {path.name for path in tmp_path.iterdir()} == {"clip.mp4", "link.mp4"}
+
+
+# size of a picture, words of the message
+NO_VIDEOS = {
+    "a pixel": ((1, 1), "no video can be of 1x1 pixels"),
+    "a row": ((70_000, 1), "no video can be of 70000x1 pixels"),
+    "a column": ((1, 40), "no video can be of 1x40 pixels"),
+    "too long for the codec": ((70_000, 2), "thin.mp4: "),
+}
+
+
+@pytest.mark.parametrize("size, words", NO_VIDEOS.values(), ids=NO_VIDEOS)
+def test_a_picture_of_no_size_for_a_video_is_one_line(edge_cli, int8, tmp_path, size, words):
+    Image.new("RGB", size).save(tmp_path / "thin.png")
+    done = edge_cli(int8, "--source", tmp_path / "thin.png", "--out", tmp_path / "thin.mp4")
+    assert done.code == 2 and words in done.err and done.err.count("\n") == 1, done.err
+    assert {path.name for path in tmp_path.iterdir()} == {"thin.png"}
+
+
+def test_a_folder_of_a_videos_name_is_said_before_anything_is_done(
+    edge_cli, int8, pictures, tmp_path
+):
+    (tmp_path / "seen.mp4").mkdir()
+    done = edge_cli(int8, "--source", pictures, "--out", tmp_path / "seen.mp4")
+    assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
+    assert "seen.mp4: is a folder" in done.err
+    assert {path.name for path in tmp_path.iterdir()} == {"seen.mp4"}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="limits of this kind")
+def test_a_full_disk_leaves_nothing_of_a_video(int8, tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "noise.png")
+    arguments = [BIN / "edge-demo", int8, "--source", "noise.png", "--out", "full.mp4"]
+    done = subprocess.run(
+        ["sh", "-c", 'ulimit -f 20; exec "$@"', "sh", *arguments],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (2, "error: full.mp4: File too large\n")
+    assert {path.name for path in tmp_path.iterdir()} == {"noise.png"}
+
+
+@pytest.mark.parametrize("size", [(70_000, 1), (2, 70_000)], ids=str)
+def test_a_picture_too_long_for_jpeg_is_made_smaller(edge_cli, int8, digits, tmp_path, size):
+    (tmp_path / "in").mkdir()
+    digits[0][0].resize(size).save(tmp_path / "in/a.png")
+    digits[0][1].save(tmp_path / "in/b.png")
+    options = ("--out", tmp_path / "out", "--keep", tmp_path / "kept", "--keep-below", 1)
+    done = edge_cli(int8, "--source", tmp_path / "in", *options)
+    assert done.code == 0, done.err
+    for folder in ("out", "kept"):
+        first, second = (Image.open(path) for path in sorted((tmp_path / folder).iterdir()))
+        assert max(first.size) == 65_500 and min(first.size) == min(size)
+        assert second.size == (8, 8)
+
+
 def result(picture, **changes):
     ranked = [("rose", 0.7), ("tulip", 0.2), ("daisy", 0.1)]
     values = {"region": None, "ranked": ranked, "label": "rose", "milliseconds": {"inference": 1.0}}
@@ -277,28 +373,39 @@ def test_a_label_is_no_way_out_of_the_folder(digits, tmp_path):
 # --- the live view
 
 
-@pytest.mark.skipif(os.name != "posix", reason="a terminal of this kind")
-def test_in_a_terminal_the_newest_result_stays_in_place(int8):
-    import pty
+@pytest.fixture
+def in_terminal():
+    """in_terminal(model, limit, columns): starts a live view; its process, the terminal, the camera."""
+    pty = pytest.importorskip("pty")
+    import fcntl
+    import struct
+    import termios
 
     camera = Camera()
-    ours, theirs = pty.openpty()
-    running = subprocess.Popen(
-        [BIN / "edge-demo", int8, "--source", camera.address, "--limit", "40", "--top", "3"],
-        stdout=theirs,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    os.close(theirs)
+
+    def start(model, limit, columns):
+        ours, theirs = pty.openpty()
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+        running = subprocess.Popen(
+            [BIN / "edge-demo", model, "--source", camera.address, "--top", "3", "--limit", limit],
+            env=os.environ | {"COLUMNS": "200"},  # of the shell that was there first
+            stdout=theirs,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        os.close(theirs)
+        return running, ours, camera
+
+    yield start
+    camera.stop()
+
+
+def test_in_a_terminal_the_newest_result_stays_in_place(in_terminal, int8):
+    running, ours, camera = in_terminal(int8, "40", 200)
     shown = os.read(ours, 1 << 16)
     began, sent = time.monotonic(), camera.sent
-    try:
-        while True:
-            shown += os.read(ours, 1 << 16)
-    except OSError:  # how a terminal says that nobody writes any more
-        pass
+    shown += rest(ours)
     took, sent = time.monotonic() - began, camera.sent - sent
-    camera.stop()
     assert running.wait(60) == 0, running.stderr.read()
     first, *drawings = shown.decode().replace("\r\n", "\n").split("\x1b[5A\x1b[J")
     assert 5 < len(drawings) <= took / terminal.REDRAW + 2  # of 40 frames at 30 a second
@@ -314,3 +421,28 @@ def test_in_a_terminal_the_newest_result_stays_in_place(int8):
     rate, arriving = re.search(r"  (\S+) of (\S+) frames/s", drawings[-1]).groups()
     assert float(arriving) == pytest.approx(sent / took, rel=0.3)
     assert 0 < float(rate) <= float(arriving)
+
+
+def test_in_a_narrow_terminal_no_line_wraps(in_terminal, int8, split_model, join_model, tmp_path):
+    graph, _, description = split_model(int8)
+    labels = "".join(f"{'花' * 45}{n}\n" for n in range(10))  # each letter is two columns wide
+    model = tmp_path / "named.tflite"
+    model.write_bytes(join_model(graph, {"labels.txt": labels, "tfvit.json": description}))
+    running, ours, _ = in_terminal(model, "20", 80)
+    shown = rest(ours).decode().replace("\r\n", "\n")
+    assert running.wait(60) == 0, running.stderr.read()
+    drawings = [drawing.split("\n") for drawing in shown.split("\x1b[5A\x1b[J")]
+    assert len(drawings) > 2
+    for drawing in drawings:
+        head, label, *bars, after = (len(line) + line.count("花") for line in drawing)
+        assert (head, label, bars, after) == (79, 78, [78] * 3, 0)
+
+
+def rest(terminal):
+    """All that is still written to a terminal."""
+    shown = b""
+    try:
+        while True:
+            shown += os.read(terminal, 1 << 16)
+    except OSError:  # how it says that nobody writes any more
+        return shown

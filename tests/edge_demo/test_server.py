@@ -228,6 +228,14 @@ def test_a_picture_stays_and_its_label_is_escaped(
         assert found.out.read_text() == ""
 
 
+def test_a_picture_of_one_row_is_shown(int8, tmp_path):
+    Image.new("RGB", (70_000, 1)).save(tmp_path / "row.png")
+    with served(int8, "--source", tmp_path / "row.png") as found:
+        until(lambda: found.ask("/result.json").code == 200)
+        with Image.open(io.BytesIO(found.ask("/snapshot.jpg").body)) as picture:
+            assert picture.size == (live_page.SIDE, 1)
+
+
 def test_a_source_that_went_silent_is_not_well(pipeline, monkeypatch):
     picture = np.zeros((8, 8, 3), np.uint8)
     for live in (True, False):

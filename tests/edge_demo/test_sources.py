@@ -7,6 +7,7 @@ import io
 import itertools
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -318,6 +319,16 @@ def test_csv_threshold_and_smoothing_through_the_command(edge_cli, int8, clip):
     ]
     assert changes[0] < changes[1] / 2
     assert "unknown" in edge_cli(int8, "--source", clip, "--threshold", "1", "--limit", "1").out
+
+
+def test_a_file_name_of_two_lines_is_one_field_of_csv(edge_cli, int8, digits, tmp_path):
+    paths = [tmp_path / name for name in ("a\nb.png", "c\rd.png", 'e,"f.png')]
+    for path in paths:
+        digits[0][0].save(path)
+    text = edge_cli(int8, "--source", tmp_path, "--csv").out
+    table = list(csv.DictReader(io.StringIO(text, newline="")))
+    assert [row["source"] for row in table] == [str(path) for path in paths]
+    assert all(re.fullmatch(r"\d\.\d{3,}", row["inference_ms"]) for row in table)
 
 
 def test_limit_ends_after_so_many(edge_cli, int8, clip):
