@@ -16,6 +16,7 @@ from edge_demo.tflite.metadata import ATTENTION, FEATURES, LOGITS
 from tfvit.architecture import Architecture, ResNetArchitecture
 
 EXTRAS = (FEATURES, ATTENTION)  # in the order of the file
+FLOOR = -1e4  # no feature is below
 NORMALISED = "rollout/normalised"  # name scope of what has no site: no integer file has it
 
 
@@ -69,10 +70,8 @@ def _features(w: dict[str, tf.Tensor], x: tf.Tensor, held: Callable) -> tf.Tenso
     if "features/gamma" in w:
         x = held("features/scaled", tf.multiply, x, w["features/gamma"])
         return held("features/output", tf.add, x, w["features/beta"])
-    if "pre_logits/kernel" in w:
-        # A tensor of its own: ai-edge-quantizer has the head read the output's unsigned bytes else.
-        return held("features/output", tf.maximum, x, -1.0)
-    return x
+    # A tensor of its own: ai-edge-quantizer has the head read the output's unsigned bytes else.
+    return held("features/output", tf.maximum, x, FLOOR)
 
 
 def _rollout(

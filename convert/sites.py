@@ -111,20 +111,18 @@ def ranged(arch: Architecture, extras: Collection[str] = ()) -> dict[str, Site]:
     return {name: site for name, site in found if not site.kernel and not site.rows}
 
 
-def output_site(name: str, arch: Architecture) -> str:
-    """The site of an output: one of the sites of what it is made from, where it is only reshaped."""
-    if name == LOGITS:
-        return "head/output"
-    if name == ATTENTION:
-        return "rollout/block_0/output"
-    own = arch.representation_size or arch.pooling != "map"
-    return "features/output" if own else "map/output"
+# output -> its site: one of the sites of what it is made from, where it is only reshaped
+OUTPUT_SITES = {
+    LOGITS: "head/output",
+    FEATURES: "features/output",
+    ATTENTION: "rollout/block_0/output",
+}
 
 
 def _extra_sites(arch: Architecture, extras: Collection[str]) -> Iterator[str]:
-    if FEATURES in extras and output_site(FEATURES, arch) == "features/output":
-        yield "features/output"
-        if not arch.representation_size:
+    if FEATURES in extras:
+        yield OUTPUT_SITES[FEATURES]
+        if not arch.representation_size and arch.pooling != "map":
             yield "features/scaled"
     if ATTENTION in extras:
         blocks = [f"rollout/block_{i}" for i in range(arch.depth)]

@@ -192,7 +192,7 @@ def tensor_sites(
     """
     graph, known = file.subgraphs[0], sites.sites(arch, extras)
     names = (LOGITS, *extras)
-    found = {i: sites.output_site(name, arch) for i, name in zip(graph.outputs, names)}
+    found = {i: sites.OUTPUT_SITES[name] for i, name in zip(graph.outputs, names)}
     if arch.stem is None:
         found[graph.inputs[0]] = "embedding/input"
     for op in graph.operators:
