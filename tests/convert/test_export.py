@@ -120,6 +120,16 @@ def test_without_data_the_float_file_is_checked_on_noise(tmp_path, tfvit_cli):
     assert "accuracy" not in report["files"]["float32"]
 
 
+def test_held_out_images_that_nobody_can_read_are_refused(tmp_path, digits_run, tfvit_cli):
+    data, out = tmp_path / "data", tmp_path / "out"
+    for label in "01":
+        (data / "test" / label).mkdir(parents=True)
+        (data / "test" / label / "0.jpg").write_text("these are not pixels")
+    done = tfvit_cli("convert", digits_run, "--data", data, "--out", out)
+    assert (done.code, done.err) == (2, f"error: {data}: no readable held-out image\n")
+    assert list(out.iterdir()) == []
+
+
 def test_a_file_that_fails_its_gate_is_not_left(tmp_path, digits_run, tfvit_cli, monkeypatch):
     monkeypatch.setattr(verify, "TOLERANCE", 0.0)
     out = tmp_path / "out"
