@@ -35,7 +35,7 @@ from convert.schemes import FLOAT, SCHEMES, Scheme
 from convert.tune import Quantized
 from edge_demo import machine
 from edge_demo.errors import UserError
-from edge_demo.files import write_json
+from edge_demo.files import decoding, read_json, write_json
 from edge_demo.measure.parity import REPORT
 from edge_demo.tflite.metadata import FEATURES, LABELS_FILE, LOGITS, describe
 from tfvit import figures
@@ -45,6 +45,7 @@ from tfvit.files import staged_files
 from tfvit.progress import progress
 
 PAGE, FAILED = "report.html", "failed.json"
+CONTENTS = "contents"  # of the report: names of all that the export wrote into its folder
 VERSIONED = ("tensorflow", "tensorflow-model-optimization", "ai-edge-quantizer", "ai-edge-litert")
 
 
@@ -76,7 +77,8 @@ def export(
     page_for_web: the built page (`convert.web`), to write a web folder with it.
     Returns the report. Raises UserError for what cannot be exported, and GateError for a file that does
     not load and run, does not compute what Keras does, or loses more than max_drop; then the files in
-    `out` are as they were, and `failed.json` says which layers cost what.
+    `out` are as they were, and `failed.json` says which layers cost what. Else what an earlier export
+    wrote into `out` is replaced or gone, but for its models; what is somebody else's stays.
     """
     began = time.perf_counter()
     hungry = [scheme.name for scheme in schemes if scheme.needs_data]
@@ -101,11 +103,16 @@ def export(
     if reason:
         raise UserError(f"{folder}: {reason}")
     told = tuple(name for name in EXTRAS if name in extras)
+    folders = [reference.FOLDER]
+    folders += [tfjs.FOLDER] if tfjs_weights else []
+    folders += [web.FOLDER] if page_for_web else []
+    earlier = _earlier(out, folders)
     if source:
         classification.match_labels(readings[0].labels, source, readings[0].scores)
     report: dict = {"checkpoint": str(folder), "files": {}, "tfjs": {}}
     examples: verify.Examples = {}
-    with staged_files(out) as staging:
+    stale = [name for name in earlier if not name.endswith(".tflite")]  # which may have taken long
+    with staged_files(out, stale=[*stale, FAILED]) as staging:
         report["reference"] = reference.write_pictures(staging, source)
         for model in readings:
             say(
@@ -171,10 +178,30 @@ def export(
         report["seconds"] = time.perf_counter() - began
         if page_for_web:
             web.assemble(staging, report, page_for_web)
-        write_json(staging / REPORT, report)
         (staging / PAGE).write_text(page(report, examples), "utf-8")
-    (out / FAILED).unlink(missing_ok=True)
+        report[CONTENTS] = sorted([REPORT, *(path.name for path in staging.iterdir())])
+        write_json(staging / REPORT, report)
     return report
+
+
+def _earlier(out: Path, folders: Sequence[str]) -> list[str]:
+    """The names of what an earlier export wrote into `out`, by its report.
+
+    folders: to be written. Raises UserError if one is there already and is somebody else's.
+    """
+    path, found = out / REPORT, []
+    if path.exists():
+        report = read_json(path, "exported folder")
+        with decoding(path):
+            found = [str(name) for name in report.get(CONTENTS, [])]
+    there = [name for name in folders if (out / name).exists()]
+    there += [FAILED] if (out / FAILED).is_dir() else []
+    for name in there:
+        if name not in found:
+            raise UserError(
+                f"{out / name}: not known to be of an earlier export; move it away or choose another --out"
+            )
+    return found
 
 
 def _write(model: Model, quantized: Quantized, path: Path) -> None:

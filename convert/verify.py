@@ -13,7 +13,7 @@ import tf_keras as keras
 from convert import answers, extra_parity, written
 from convert.schemes import SCHEMES
 from convert.written import Run
-from edge_demo.errors import GateError
+from edge_demo.errors import GateError, UserError
 from edge_demo.measure import runner
 from tfvit import checkpoint, figures
 from tfvit.data import Source, Split, pipeline
@@ -222,14 +222,20 @@ def _disagreements(
 
 
 def sample(model: Model, source: Source | None) -> np.ndarray:
-    """Pictures to compare on, uint8 [n, h, w, 3]: held-out ones spread over the classes, or noise."""
+    """Pictures to compare on, uint8 [n, h, w, 3]: held-out ones spread over the classes, or noise.
+
+    Raises UserError if none of them can be read.
+    """
     count, spec = PARITY_IMAGES, model.preprocess
     if source is None:
         shape = (count, spec.height, spec.width, 3)
         return np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
     batches = pipeline.eval_batches(spread(source.eval, count), spec, count, unreadable={})
     batch = next(batches.as_numpy_iterator())
-    return batch["pixels"][batch["mask"] > 0]
+    pixels = batch["pixels"][batch["mask"] > 0]
+    if not len(pixels):
+        raise UserError(f"{source.name}: no readable held-out image")
+    return pixels
 
 
 def spread(split: Split, count: int) -> Split:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
+from edge_demo.errors import UserError
 from edge_demo.files import not_written, sync
 
 
@@ -37,22 +38,32 @@ def atomic_folder(path: Path, previous: Path | None = None) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def staged_files(folder: Path) -> Iterator[Path]:
+def staged_files(folder: Path, stale: Collection[str] = ()) -> Iterator[Path]:
     """Yields a temporary folder beside the final one; what was written there is moved in at the end.
 
     A folder in it replaces the one of its name as a whole.
-    If anything fails, `folder` is as it was. Raises UserError, naming it, when the disk refuses.
+    stale: names of what goes from `folder` in the end, unless it was written anew.
+    If anything fails, `folder` is as it was. Raises UserError, naming what is in the way: a folder where
+    a file is to be, or the other way round, or a disk that refuses.
     """
     staging = folder / ".partial"
     try:
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir(parents=True)
         yield staging
-        for path in sorted(staging.iterdir()):
+        targets = {path: folder / path.name for path in sorted(staging.iterdir())}
+        for path, target in targets.items():
+            if target.exists() and target.is_dir() != path.is_dir():
+                wanted = "folder" if path.is_dir() else "file"
+                raise UserError(f"{target}: in the way of a {wanted} of this name; move it away")
+        for path, target in targets.items():
             if path.is_dir():
-                _replace(folder / path.name, path)
+                _replace(target, path)
             else:
-                os.replace(path, folder / path.name)
+                os.replace(path, target)
+        for path in sorted(folder.iterdir()):
+            if path.name in stale and path not in targets.values():
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
     except OSError as error:
         raise not_written(folder, error) from None
     finally:

@@ -120,6 +120,16 @@ def test_without_data_the_float_file_is_checked_on_noise(tmp_path, tfvit_cli):
     assert "accuracy" not in report["files"]["float32"]
 
 
+def test_held_out_images_that_nobody_can_read_are_refused(tmp_path, digits_run, tfvit_cli):
+    data, out = tmp_path / "data", tmp_path / "out"
+    for label in "01":
+        (data / "test" / label).mkdir(parents=True)
+        (data / "test" / label / "0.jpg").write_text("these are not pixels")
+    done = tfvit_cli("convert", digits_run, "--data", data, "--out", out)
+    assert (done.code, done.err) == (2, f"error: {data}: no readable held-out image\n")
+    assert list(out.iterdir()) == []
+
+
 def test_a_file_that_fails_its_gate_is_not_left(tmp_path, digits_run, tfvit_cli, monkeypatch):
     monkeypatch.setattr(verify, "TOLERANCE", 0.0)
     out = tmp_path / "out"
@@ -130,6 +140,43 @@ def test_a_file_that_fails_its_gate_is_not_left(tmp_path, digits_run, tfvit_cli,
     assert "float32.tflite: logits differ" in done.err and len(done.err.splitlines()) == 1
     assert [p.name for p in out.iterdir()] == ["float32.tflite"]
     assert (out / "float32.tflite").read_text() == "from before"
+
+
+def test_an_export_replaces_the_earlier_one_and_nothing_else(
+    tmp_path, digits_run, tfvit_cli, monkeypatch
+):
+    monkeypatch.setattr(verify, "LATENCY_SECONDS", 0.1)
+    own = {"notes.txt", "int8.enrolled.tflite", "photos"}
+    (tmp_path / "photos").mkdir()
+    for name in ("notes.txt", "int8.enrolled.tflite", "failed.json"):
+        (tmp_path / name).write_text("from before")
+    written = {"float32.tflite", "labels.txt", "reference", "report.html", "report.json"}
+    more = ("--scheme", "dynamic", "--format", "web"), {"dynamic.tflite", "tfjs", "web"}
+    for (options, others), kept in ((more, set()), (((), set()), {"dynamic.tflite"})):
+        done = tfvit_cli("convert", digits_run, *options, "--out", tmp_path)
+        assert done.code == 0, done.err
+        assert {path.name for path in tmp_path.iterdir()} == own | written | others | kept
+        report = json.loads((tmp_path / "report.json").read_text())
+        assert set(report["contents"]) == written | others
+
+
+@pytest.mark.parametrize(
+    "name, options",
+    {
+        "reference": (),
+        "tfjs": ("--format", "tfjs"),
+        "web": ("--format", "web"),
+        "failed.json": (),
+        "report.json": (),
+    }.items(),
+)
+def test_a_folder_of_ones_own_is_not_replaced(name, options, tmp_path, digits_run, tfvit_cli):
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "notes.txt").write_text("mine")
+    done = tfvit_cli("convert", digits_run, *options, "--out", tmp_path)
+    assert done.code == 2 and len(done.err.splitlines()) == 1
+    assert done.err.startswith(f"error: {tmp_path / name}: ")
+    assert [p for p in tmp_path.rglob("*") if p.is_file()] == [tmp_path / name / "notes.txt"]
 
 
 def test_difference_by_hand():

@@ -139,6 +139,21 @@ def test_a_result_of_the_pipeline_has_the_attention(telling, exported, digits):
         assert getattr(found, "shape", None) == shape
 
 
+@pytest.mark.parametrize("changes", ["cls", "map", "representation layer"])
+def test_features_alone_do_not_change_an_integer_file(changes):
+    model = random_model(**MODELS[changes])
+    arch, folded = model.architecture, fold.fold(weights_of(model), model.architecture, SPEC)
+    pixels = np.random.default_rng(1).integers(0, 256, (8, 16, 24, 3), np.uint8)
+    ranges = qat.calibrate(folded, arch, [pixels], "minmax", lambda: None, BOTH[:1])
+    plain = tflite.write(SCHEMES["int8-full"], folded, arch, ranges)
+    telling = tflite.write(SCHEMES["int8-full"], folded, arch, ranges, extras=BOTH[:1])
+    found = [[*run(plain, one), *run(telling, one)] for one in pixels]
+    alone, logits, features = map(np.array, zip(*found))
+    assert np.array_equal(alone, logits) and np.ptp(logits) > 0
+    expected = heads_read(model, tf.constant(normalise(pixels, SPEC)))
+    assert np.corrcoef(features.ravel(), expected.ravel())[0, 1] > 0.9
+
+
 @pytest.mark.parametrize("scheme", ["float32", "int8", "int8-full"])
 def test_a_classifier_tells_what_the_model_does(telling, digits_run, digits, scheme):
     classifier, model = Classifier(telling / f"{scheme}.tflite"), tfvit.load(digits_run / "best")

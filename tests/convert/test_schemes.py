@@ -120,6 +120,19 @@ def test_sizes_of_the_files(graph):
     assert size["int4-dynamic"] < size["dynamic"] - 0.03 * weights
 
 
+@pytest.mark.parametrize("names", ["", "int8,", "int9"])
+def test_a_scheme_that_is_none_is_refused(names, tfvit_cli, tmp_path):
+    done = tfvit_cli("convert", tmp_path, "--scheme", names, "--out", tmp_path / "out")
+    unknown = names.rpartition(",")[2]
+    assert done.code == 2 and done.err.startswith(f"error: unknown scheme {unknown!r}; known are ")
+    assert len(done.err.splitlines()) == 1
+
+
+def test_the_help_shows_only_bounds_that_there_are(tfvit_cli):
+    shown = tfvit_cli("convert", "--help").out
+    assert "[x>0]" in shown and "None" not in shown
+
+
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_cannot_work_is_refused_with_the_reason(name, tfvit_cli, tmp_path):
     done = tfvit_cli("convert", tmp_path, "--scheme", name, "--out", tmp_path / "out")

@@ -176,6 +176,7 @@ def test_a_tfjs_model_that_fails_its_gate_is_not_left(digits_run, tmp_path, monk
     out = tmp_path / "out"
     (out / "tfjs/float32").mkdir(parents=True)
     (out / "tfjs/float32/model.json").write_text("from before")
+    (out / "report.json").write_text('{"contents": ["tfjs"]}')
     right = tfjs.decode
 
     def wrong(entry, data):
@@ -185,7 +186,7 @@ def test_a_tfjs_model_that_fails_its_gate_is_not_left(digits_run, tmp_path, monk
     monkeypatch.setattr(tfjs, "decode", wrong)
     with pytest.raises(GateError, match=r"^tfjs/float32/model.json: logits differ by "):
         export.export(digits_run / "best", out, tfjs_weights=["float32"], say=lambda line: None)
-    assert [path.name for path in out.iterdir()] == ["tfjs"]
+    assert sorted(path.name for path in out.iterdir()) == ["report.json", "tfjs"]
     assert (out / "tfjs/float32/model.json").read_text() == "from before"
 
 

@@ -215,6 +215,18 @@ ERRORS = {
         ["train/b", "no images", ".jpg"],
     ),
     "empty class alone": ({"a": 9, "b": 0}, {"holdout": 0.5}, "", ["/b", "no images"]),
+    "a line break in a class": (
+        {"train/a\nb": 1, "train/c": 1, "test/c": 1},
+        {},
+        "",
+        ["train: class 'a\\nb'", "printed"],
+    ),
+    "a line break in a class alone": (
+        {"a\u2028b": 9, "c": 9},
+        {"holdout": 0.5},
+        "",
+        ["'a\\u2028b'"],
+    ),
     "unknown held-out class": (
         {"train/a": 1, "train/b": 1, "test/a": 1, "test/c": 1},
         {},

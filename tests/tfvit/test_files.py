@@ -43,6 +43,30 @@ def test_what_fails_leaves_the_folder_as_it_was(folder):
     assert content(folder) == before
 
 
+def test_what_is_stale_goes_unless_it_is_written_anew(folder):
+    stale = ("pictures", "kept", "report", "never there")
+    with pytest.raises(ZeroDivisionError), staged_files(folder, stale):
+        raise ZeroDivisionError
+    assert (folder / "kept").exists() and (folder / "pictures").exists()
+    with staged_files(folder, stale) as staging:
+        (staging / "report").write_text("after")
+    assert content(folder) == {"report": "after"} and not (folder / "pictures").exists()
+
+
+@pytest.mark.parametrize("name, wanted", [("pictures", "folder"), ("report", "file")])
+def test_a_file_and_a_folder_do_not_replace_each_other(folder, name, wanted):
+    (folder / name).rename(folder / "aside")
+    (folder / "report").mkdir() if wanted == "file" else (folder / name).write_text("a file")
+    before = content(folder)
+    with (
+        pytest.raises(UserError, match=f"{name}: in the way of a {wanted} of this name; move"),
+        staged_files(folder) as staging,
+    ):
+        (staging / "first").write_text("after")
+        fill(staging)
+    assert content(folder) == before
+
+
 @pytest.mark.parametrize("renames", [0, 1])
 def test_a_disk_that_refuses_to_rename_a_folder_loses_nothing(folder, renames, monkeypatch):
     before, replace, done = content(folder), os.replace, []

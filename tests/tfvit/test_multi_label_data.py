@@ -94,6 +94,7 @@ ERRORS = {
     "no such picture": ("file_name,labels\n0.png,a\n9.png,a\n", ["line 3", "'9.png'"]),
     "no picture": ("file_name,labels\nlabels.csv,a\n", ["line 2", "not an image", ".jpg"]),
     "twice": ("file_name,labels\n0.png,a\n1.png,a\n0.png,b\n", ["line 4", "line 2"]),
+    "a line break": ('file_name,labels\n0.png,"a\nb"\n1.png,c\n', ["class 'a\\nb'", "printed"]),
     "no labels": ("file_name,labels\n0.png,\n1.png, ; \n", ["no picture has a label"]),
     "not text": (b"file_name,labels\n\xff\xfe.png,a\n", ["not a CSV file in UTF-8"]),
     "an open quote": ('file_name,labels\n"0.png,a\n', ["not a CSV file"]),

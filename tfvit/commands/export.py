@@ -76,7 +76,7 @@ DEFAULTS = {"tfjs": "float32", "web": "float16"}  # types of weights
 @click.option("--sensitivity", is_flag=True, help="Measure what rounding each layer alone costs.")
 @click.option(
     "--max-drop",
-    type=Number(),
+    type=Number(-100, 100),
     metavar="POINTS",
     help="Keep the most costly layers in float until no file loses more accuracy than this.",
 )
@@ -129,9 +129,8 @@ def convert(
       tfvit convert runs/photos --data photos/ --int8 --format web --out exported/
       tfvit convert runs/photos --data photos/ --int8 --with-features --with-attention --out exported/
     """
-    schemes = parse(
-        ",".join([*(["int8"] if int8 else []), *([names] if names else [])] or ["float32"])
-    )
+    asked = ["int8"] * int8 + ([] if names is None else [names])
+    schemes = parse(",".join(asked or ["float32"]))
     hungry = [scheme.name for scheme in schemes if scheme.needs_data]
     if hungry and not options["data"]:
         flag = "--int8" if int8 else f"--scheme {hungry[0]}"

@@ -6,7 +6,7 @@ Each has a folder per class, or a `labels.csv` (`tfvit.data.label_file`).
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -38,9 +38,9 @@ Files = (
 def open_folder(options: DataOptions, eval_names: tuple[str, ...]) -> Source:
     """The Source of an image folder, here or where TensorFlow reaches it: gs://bucket/photos.
 
-    Raises UserError if the folder is missing, a class is empty, a held-out class is not among the
-    training classes, a labels.csv is not one, or there is nothing held out and `options.holdout` is not
-    given.
+    Raises UserError if the folder is missing, a class is empty or its name cannot be printed, a held-out
+    class is not among the training classes, a labels.csv is not one, or there is nothing held out and
+    `options.holdout` is not given.
     """
     with opened(options.data) as root:
         return _open(root, options, eval_names)
@@ -141,8 +141,11 @@ def _labelled_files(root: Place, labels: tuple[str, ...] | None) -> tuple[tuple[
     labels: the only names allowed.
     """
     if (root / LABEL_FILE).is_file():
-        return label_file.read(root, labels)
+        names, files = label_file.read(root, labels)
+        _check_printable(root / LABEL_FILE, names)
+        return names, files
     folders = _class_folders(root)
+    _check_printable(root, [d.name for d in folders])
     names = labels or tuple(d.name for d in folders)
     files = []
     for folder in folders:
@@ -153,6 +156,15 @@ def _labelled_files(root: Place, labels: tuple[str, ...] | None) -> tuple[tuple[
             raise UserError(f"{folder}: no images ({', '.join(EXTENSIONS)}) of this class")
         files += [(p, names.index(folder.name)) for p in found]
     return names, files
+
+
+def _check_printable(where: Place, names: Sequence[str]) -> None:
+    """Raises UserError for a name that labels.txt, with a label a line, could not hold."""
+    for name in names:
+        if not name.isprintable():
+            raise UserError(
+                f"{where}: class {name!r} has a character that cannot be printed; rename it"
+            )
 
 
 def split_of(name: str, files: Files, num_classes: int) -> Split:
