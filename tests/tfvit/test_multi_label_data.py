@@ -89,6 +89,7 @@ ERRORS = {
     "no header": ("0.png,a\n", ["labels.csv", "'0.png,a'", "file_name,labels"]),
     "nothing": ("", ["the first line is missing"]),
     "only a header": ("file_name,labels\n", ["no pictures"]),
+    "a name too long": (f"file_name,labels\n{'x' * 300}.png,a\n", ["line 2", "no such file"]),
     "a third column": ("file_name,labels\n0.png,a,b\n", ["line 2", "3 columns instead of 2"]),
     "one column": ("file_name,labels\n0.png\n", ["line 2", "1 columns"]),
     "no such picture": ("file_name,labels\n0.png,a\n9.png,a\n", ["line 3", "'9.png'"]),

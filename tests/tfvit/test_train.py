@@ -273,6 +273,8 @@ def test_the_recipe_is_shown_as_the_options_make_it(tfvit_cli):
     assert expected.items() <= rows.items()
     listed = tfvit_cli("train", "--print-recipe").out
     assert all(name in listed for name in RECIPES)
+    lines = tfvit_cli("train", "--set", "depth=5", "--print-recipe").out.splitlines()
+    assert ["depth", "5", "*"] in map(str.split, lines) and lines[0].startswith("scratch: ")
 
 
 @pytest.mark.parametrize(

@@ -254,7 +254,7 @@ def _print_recipe(options: dict) -> None:
     from tfvit.data import open_source
     from tfvit.setup_run import data_of, recipe_of, row_of
 
-    if not options["recipe"] and not options["data"]:
+    if not any(options[name] for name in ("recipe", "data", "init", "settings")):
         rows = [[name, row.model or "-", row.source] for name, row in recipes.RECIPES.items()]
         click.echo(table(rows, ["recipe", "model", "source"], left=3))
         return

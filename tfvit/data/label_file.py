@@ -41,7 +41,7 @@ def read(
         picture = folder / row[0]
         if picture.suffix.lower() not in EXTENSIONS:
             raise UserError(f"{where}: {row[0]!r} is not an image ({', '.join(EXTENSIONS)})")
-        if not picture.is_file():
+        if not _is_file(picture):
             raise UserError(f"{where}: no such file {row[0]!r} in {folder}")
         if picture in rows:
             raise UserError(f"{where}: {row[0]!r} is there already, in line {rows[picture][0]}")
@@ -55,6 +55,13 @@ def read(
         raise UserError(f"{path}: no picture has a label")
     numbers = {name: number for number, name in enumerate(found)}
     return found, [(p, [numbers[name] for name in names]) for p, (_, names) in rows.items()]
+
+
+def _is_file(path: Place) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name longer than any file's
+        return False
 
 
 def _rows(path: Place) -> list[tuple[int, list[str]]]:
