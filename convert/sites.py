@@ -119,7 +119,7 @@ def ranged(arch: Architecture, extras: Collection[str] = ()) -> dict[str, Site]:
 
 def _extra_sites(arch: Architecture, extras: Collection[str]) -> Iterator[str]:
     if FEATURES in extras:
-        yield "features/output"
+        yield OUTPUTS[FEATURES]
         if not arch.representation_size and arch.pooling != "map":
             yield "features/scaled"
     if ATTENTION in extras:

@@ -73,9 +73,7 @@ def within(picture: Image.Image, side: int) -> Image.Image:
     if max(picture.size) <= side:
         return picture
     smaller = picture.copy()
-    smaller.thumbnail(
-        (side, side)
-    )  # unlike `ImageOps.contain` it leaves a pixel of the shorter side
+    smaller.thumbnail((side, side))  # keeps a pixel of the shorter side, as `contain` does not
     return smaller
 
 

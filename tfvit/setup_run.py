@@ -87,23 +87,22 @@ def recipe_of(options: dict, row: recipes.Named) -> tuple[Recipe, dict]:
         for value in (row.recipe, *parts.values())
     )
     known = {key: value for fields in (own, *nested) for key, value in fields.items()}
-    given = {OPTIONS.get(k, k): v for k, v in options.items() if v is not None}
-    for key, value in options.get("settings", ()):
-        if key in parts:
-            raise UserError(f"{key} has fields of its own: --set {next(iter(nested[0]))}=...")
-        is_text = isinstance(known.get(key), str)
-        given[key] = None if value == "none" and not is_text else value
+    texts = TEXTS | {key for key, value in known.items() if isinstance(value, str)}
+    settings = {
+        key: None if value == "none" and key not in texts else value
+        for key, value in options.get("settings", ())
+    }
+    for name, fields in zip(parts, nested):
+        if name in settings:
+            raise UserError(f"{name} has fields of its own: --set {next(iter(fields))}=...")
+    given = {OPTIONS.get(k, k): v for k, v in options.items() if v is not None} | settings
     of_recipe = {k: v for k, v in given.items() if k in own} | _length(given)
     if of_recipe.get("clip_norm") == 0:
         of_recipe["clip_norm"] = None
     for (name, value), fields in zip(parts.items(), nested):
         changed = {k: v for k, v in given.items() if k in fields}
         of_recipe[name] = dataclasses.replace(value, **changed)
-    changes = {
-        k: None if v == "none" and k not in TEXTS else v
-        for k, v in options.get("settings", ())
-        if k not in known
-    }
+    changes = {key: value for key, value in settings.items() if key not in known}
     for field in ("pooling", "dropout", "stochastic_depth"):
         if options.get(field) is not None:
             changes[field] = options[field]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import tf_keras as keras
 
@@ -44,7 +43,7 @@ def create(run: Run, source: Source) -> tuple[Objective, Optimizer]:
     ):  # of many classes few are there: a start from one half would be far off
         model.get_layer("head").bias.assign([-math.log(len(labels))] * len(labels))
     depth = getattr(run.architecture, "depth", 0)
-    objective = learning(model, recipe, load_teacher(run, labels))
+    objective = learning(model, recipe, load_teacher(run))
     return objective, Optimizer(recipe, objective.weights, depth)
 
 
@@ -55,21 +54,13 @@ def learning(model: Model, recipe: Recipe, teacher: Model | None = None) -> Obje
     return Labels(model, recipe, teacher)
 
 
-def load_teacher(run: Run, labels: tuple[str, ...]) -> Model | None:
-    """The model to learn from, where the recipe has one; UserError if it knows other classes."""
+def load_teacher(run: Run) -> Model | None:
+    """The model to learn from, where the recipe has one."""
     if not run.recipe.teacher:
         return None
-    path = checkpoint.find(run.recipe.teacher)
-    check_teacher(path, labels)
-    teacher = checkpoint.load(path, DTYPES[run.recipe.dtype])
+    teacher = checkpoint.load(checkpoint.find(run.recipe.teacher), DTYPES[run.recipe.dtype])
     teacher.trainable = False
     return teacher
-
-
-def check_teacher(folder: Path, labels: tuple[str, ...]) -> None:
-    """UserError if a checkpoint is not of a model for these classes."""
-    if checkpoint.read_config(folder)["labels"] != labels:
-        raise UserError(f"{folder}: the teacher knows other classes, or in another order")
 
 
 def start(

@@ -55,8 +55,8 @@ def train(
     cache, services: see `pipeline.train_batches`; neither changes a batch.
     xla: compile the step with XLA; None does so where there is a GPU. profile: trace some steps.
     Raises Stopped after SIGTERM or Ctrl-C, when all is saved; Diverged if the loss stops being a number
-    or grows beyond that of guessing; UserError if the teacher's classes are others, the disk refuses, or
-    a run that has ended lacks a checkpoint (`runs.drop`); and as `check`.
+    or grows beyond that of guessing; UserError as `check`, if the disk refuses, or if a
+    run that has ended lacks a checkpoint (`runs.drop`).
     """
     recipe, strategy = run.recipe, strategy or tf.distribute.get_strategy()
     check(run, source, strategy.num_replicas_in_sync)
@@ -65,9 +65,9 @@ def train(
     model = objective.model
     saved = saving.newest(folder, say) if resume else None
     if resume and (folder / runs.CURVES).exists():
-        gone = runs.LAST if not saved else None if (folder / runs.BEST).exists() else runs.BEST
-        if gone:
-            raise UserError(f"{folder}: has ended, and {gone}/ was removed since")
+        for name, there in ((runs.LAST, saved), (runs.BEST, (folder / runs.BEST).exists())):
+            if not there:
+                raise UserError(f"{folder}: has ended, and {name}/ was removed since")
     start = state.start(run, objective, optimizer, saved, say)
     strategies.same(strategy, start, f"the step to go on from in {folder}")
     if cluster.is_chief and not saved:
@@ -165,7 +165,9 @@ def check(run: Run, source: Source, devices: int) -> None:
             f"{source.name}: has {len(source.labels)} classes, the run began with {arch.num_classes}"
         )
     if recipe.teacher:
-        state.check_teacher(checkpoint.find(recipe.teacher), source.labels)
+        teacher = checkpoint.find(recipe.teacher)
+        if checkpoint.read_config(teacher)["labels"] != source.labels:
+            raise UserError(f"{teacher}: the teacher knows other classes, or in another order")
     if run.init:
         transfer.check(run.init, checkpoint.read_config(run.init)["architecture"], arch)
 

@@ -49,9 +49,8 @@ class View:
 
     def _draw(self, result: Result) -> None:
         drawing = f"{self._head(result)}\n{render.bar_lines(result, self._top)}".split("\n")
-        columns = (
-            os.get_terminal_size(sys.stdout.fileno()).columns or math.inf
-        )  # 0: it does not tell
+        told = os.get_terminal_size(sys.stdout.fileno()).columns
+        columns = told or math.inf  # 0 is of one that does not tell
         erased, self._lines = self._erased(), len(drawing)
         click.echo(erased + "\n".join(_cut(line, columns - 1) for line in drawing))
 

@@ -186,17 +186,8 @@ def test_xla_trains_the_same(tmp_path, tfvit_cli):
 
 
 def test_mirrored_on_two_devices_trains_as_one_device(tmp_path, tfvit_cli):
-    common = (
-        "train",
-        *QUICK,
-        "--crop-min-area",
-        "1",
-        "--steps",
-        "12",
-        "--eval-every",
-        "6",
-        "--out",
-    )
+    common = ("train", *QUICK, "--crop-min-area", "1", "--steps", "12", "--eval-every", "6")
+    common += ("--out",)
     assert tfvit_cli(*common, tmp_path / "one", "--strategy", "one").code == 0
     arguments = [*common, str(tmp_path / "mirrored"), "--strategy", "mirrored"]
     subprocess.run([*MIRRORED, *arguments], check=True, env=ENVIRONMENT)

@@ -191,8 +191,8 @@ def run(
                 f"{run.architecture.image_size[1]} on {source.name}: {source.train.size} training, "
                 f"{source.eval.size} held out, {_learns(run, source)}, {run.recipe.steps} steps"
             )
-            check(run, source, strategy.num_replicas_in_sync)
             if dry_run:
+                check(run, source, strategy.num_replicas_in_sync)
                 return _dry_run(run, source, strategy.num_replicas_in_sync, out)
             unreadable = run_training(
                 *(run, source, out),
